@@ -1,0 +1,46 @@
+# Everything runs from .venv, which the first target that needs it makes (python3 and make suffice).
+PYTHON := .venv/bin/python
+
+.PHONY: help install demo test lint types contracts stubs stubs-check constraints bench torture check
+
+help:
+	@echo "make demo       meterd, a loopback provider and an example app, driven with real SDKs"
+	@echo "make test       every test"
+	@echo "make check      lint, types, import contracts, generated stubs"
+	@echo "make bench      the figures of docs/benchmarks.md"
+	@echo "make stubs      generate the protobuf stubs"
+	@echo "make constraints  resolve the pins of constraints.txt anew (needs the network)"
+
+install:
+	@python3 .ci/install.py
+
+demo: install
+	@$(PYTHON) -m examples.demo
+
+test: install
+	@$(PYTHON) -m pytest -n 2 --dist loadgroup
+
+check: lint types contracts stubs-check
+
+lint: install
+	@$(PYTHON) -m ruff check . && $(PYTHON) -m ruff format --check .
+
+types: install
+	@$(PYTHON) -m mypy --cache-dir .mypy_cache proto/meterd_proto middleware/meterd_middleware meterd/meterd tests examples benchmarks
+
+contracts: install
+	@.venv/bin/lint-imports --no-cache
+
+stubs: install
+	@$(PYTHON) .ci/stubs.py
+
+stubs-check: install
+	@$(PYTHON) .ci/stubs.py --check
+
+constraints: install
+	@$(PYTHON) -m pip install --quiet uv
+	@$(PYTHON) -m uv pip compile --quiet --generate-hashes --universal --python-version 3.11 \
+	    --no-emit-index-url --no-header --no-annotate requirements-dev.in -o constraints.txt
+
+bench: install
+	@$(PYTHON) -m benchmarks

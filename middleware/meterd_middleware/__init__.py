@@ -1,0 +1,1 @@
+"""Per-client metering of LLM calls, inside your app."""

@@ -1,0 +1,160 @@
+"""Tags: the client and project a call is billed to, and how they reach the call.
+
+    X-Client-ID on the outbound call  ▸  tagged(...)  ▸  the inbound request  ▸  the Meter's client
+
+The first that names a client wins. Tags travel in one contextvar, so they follow await,
+anyio threads and background tasks. An inbound request puts a mutable holder there, which
+`tag_request` fills from wherever the login runs, threads included.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, overload
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+CLIENT_HEADER = "x-client-id"
+PROJECT_HEADER = "x-project-id"
+UNATTRIBUTED = "unattributed"
+"""The client of calls that name none: recorded, never dropped."""
+
+ID_CHARACTERS_MAX = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Tags:
+    """Whom a call is billed to. Ids compare exactly; an empty project is none."""
+
+    client: str
+    project: str = ""
+
+    def headers(self) -> dict[str, str]:
+        """The tags as headers, to carry them through a queue or to another service."""
+        headers = {"X-Client-ID": self.client}
+        if self.project:
+            headers["X-Project-ID"] = self.project
+        return headers
+
+    @classmethod
+    def from_headers(cls, headers: Mapping[str, str]) -> Tags | None:
+        """Tags from a mapping of headers, whatever their case; None where no client is named."""
+        found = {
+            name.lower(): value
+            for name, value in headers.items()
+            if name.lower() in (CLIENT_HEADER, PROJECT_HEADER)
+        }
+        client = found.get(CLIENT_HEADER, "")
+        return cls(client, found.get(PROJECT_HEADER, "")) if client else None
+
+
+def why_invalid(identifier: str) -> str:
+    """Why a client or project id can't be used, one clause; empty if it can.
+
+    Ids are 1 to 128 printable ASCII characters without surrounding blanks, since they
+    travel in HTTP headers (RFC 9110, 5.5).
+    """
+    if not identifier:
+        return "is empty"
+    if len(identifier) > ID_CHARACTERS_MAX:
+        return f"has {len(identifier)} characters, at most {ID_CHARACTERS_MAX} are allowed"
+    if not identifier.isascii():
+        return "has characters outside ASCII"
+    if not identifier.isprintable():
+        return "has control characters"
+    if identifier != identifier.strip():
+        return "begins or ends with a blank"
+    return ""
+
+
+class RequestTags:
+    """The one mutable holder of an inbound request's tags, shared by all its contexts."""
+
+    __slots__ = ("tags",)
+
+    def __init__(self, tags: Tags | None = None) -> None:
+        self.tags = tags
+
+
+_current: ContextVar[Tags | RequestTags | None] = ContextVar("meterd_tags", default=None)
+_holder: ContextVar[RequestTags | None] = ContextVar("meterd_request_tags", default=None)
+
+
+def current_tags() -> Tags | None:
+    """The tags in force here: of the innermost `tagged`, else of the inbound request; or None."""
+    held = _current.get()
+    return held.tags if isinstance(held, RequestTags) else held
+
+
+@overload
+def tagged(tags: Tags, /) -> _Tagged: ...
+@overload
+def tagged(*, client: str, project: str | None = None) -> _Tagged: ...
+def tagged(
+    tags: Tags | None = None, /, *, client: str | None = None, project: str | None = None
+) -> _Tagged:
+    """Bill every LLM call inside the block to this client; `with` or `async with`; nests."""
+    if tags is None:
+        if client is None:
+            raise TypeError("tagged() needs a client, as tagged(client=...) or tagged(tags)")
+        tags = Tags(client, project or "")
+    return _Tagged(tags)
+
+
+class _Tagged:
+    """Sets the contextvar on entry and restores it on exit, in the context it runs in."""
+
+    __slots__ = ("_before", "_tags")
+
+    def __init__(self, tags: Tags) -> None:
+        self._tags = tags
+        self._before: list[Tags | RequestTags | None] = []
+
+    def __enter__(self) -> Tags:
+        self._before.append(_current.get())
+        _current.set(self._tags)
+        return self._tags
+
+    def __exit__(self, *_: object) -> None:
+        # set, not Token.reset: a generator's finaliser may exit in another context, where
+        # reset raises into the app.
+        _current.set(self._before.pop())
+
+    async def __aenter__(self) -> Tags:
+        return self.__enter__()
+
+    async def __aexit__(self, *_: object) -> None:
+        self.__exit__()
+
+
+def tag_request(*, client: str, project: str | None = None) -> bool:
+    """Say whom the inbound request being served is billed to, from where its login runs.
+
+    Fills the holder that `MeterMiddleware` put into the context, so it works from sync
+    dependencies and threads too, for all that the request does from then on.
+
+    Returns:
+        False where no request of a `MeterMiddleware` is being served: nothing was tagged.
+    """
+    holder = _holder.get()
+    if holder is None:
+        return False
+    holder.tags = Tags(client, project or "")
+    return True
+
+
+@contextmanager
+def serving_request(tags: Tags | None) -> Iterator[RequestTags]:
+    """Put a fresh holder into the context for the time of one inbound request."""
+    holder = RequestTags(tags)
+    before, before_holder = _current.get(), _holder.get()
+    _current.set(holder)
+    _holder.set(holder)
+    try:
+        yield holder
+    finally:
+        _current.set(before)
+        _holder.set(before_holder)

@@ -1,0 +1,1 @@
+"""meterd's wire format: the messages of package `meterd.v1` and their typed stubs."""
