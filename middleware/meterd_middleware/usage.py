@@ -1,4 +1,4 @@
-"""The usage record: what one LLM call used. Tokens by kind, model, status, who, when; never its text.
+"""The usage record: what one LLM call used: tokens by kind, model, who, when; never its text.
 
     readers ──TokenCounts──▶ exchange ──UsageRecord──▶ spool, on_record
 
@@ -132,7 +132,7 @@ class UsageRecord:
 
 _PARTIAL = frozenset({Status.ABANDONED, Status.CUT, Status.TIMED_OUT, Status.INTERRUPTED})
 
-_STATUS_NUMBERS: dict[Status, usage_pb2.Status] = {
+_STATUS_NUMBERS: dict[Status, usage_pb2.Status.ValueType] = {
     status: usage_pb2.Status.Value(f"STATUS_{status.name}") for status in Status
 }
 _STATUSES = {number: status for status, number in _STATUS_NUMBERS.items()}
