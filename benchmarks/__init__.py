@@ -1,0 +1,1 @@
+"""Figures, as ratios to the bare thing in the same run; see docs/benchmarks.md. No tests."""
