@@ -1,0 +1,1 @@
+"""Rules of billing: values in, values out; no store, no clock."""

@@ -1,0 +1,1 @@
+"""`meterd.toml`: read and checked as a whole, held as frozen values."""
