@@ -24,43 +24,47 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bmeterd_proto/v1/quota.proto\x12\tmeterd.v1\"\x99\x01\n\x0cLeaseRequest\x12&\n\x05hello\x18\x01 \x01(\x0b\x32\x15.meterd.v1.LeaseHelloH\x00\x12(\n\x06wanted\x18\x02 \x01(\x0b\x32\x16.meterd.v1.LeaseWantedH\x00\x12,\n\x08released\x18\x03 \x01(\x0b\x32\x18.meterd.v1.LeaseReleasedH\x00\x42\t\n\x07message\"[\n\nLeaseHello\x12\x10\n\x08producer\x18\x01 \x01(\x0c\x12\x0f\n\x07service\x18\x02 \x01(\t\x12\x0c\n\x04host\x18\x03 \x01(\t\x12\x0b\n\x03pid\x18\x04 \x01(\r\x12\x0f\n\x07version\x18\x05 \x01(\t\"t\n\x0bLeaseWanted\x12\x0f\n\x07request\x18\x01 \x01(\x04\x12\x0e\n\x06\x63lient\x18\x02 \x01(\t\x12\x0f\n\x07project\x18\x03 \x01(\t\x12\r\n\x05model\x18\x04 \x01(\t\x12\x0e\n\x06tokens\x18\x05 \x01(\x03\x12\x14\n\x0cusual_tokens\x18\x06 \x01(\x03\"8\n\rLeaseReleased\x12\x10\n\x08lease_id\x18\x01 \x01(\x04\x12\x15\n\rlast_sequence\x18\x02 \x01(\x04\"\x8f\x01\n\rLeaseResponse\x12!\n\x05grant\x18\x01 \x01(\x0b\x32\x10.meterd.v1.LeaseH\x00\x12#\n\x06\x64\x65nial\x18\x02 \x01(\x0b\x32\x11.meterd.v1.DenialH\x00\x12+\n\nrevocation\x18\x03 \x01(\x0b\x32\x15.meterd.v1.RevocationH\x00\x42\t\n\x07message\"\xb3\x02\n\x05Lease\x12\x0f\n\x07request\x18\x01 \x01(\x04\x12\x10\n\x08lease_id\x18\x02 \x01(\x04\x12\x0e\n\x06\x63lient\x18\x03 \x01(\t\x12\x0f\n\x07project\x18\x04 \x01(\t\x12\r\n\x05model\x18\x05 \x01(\t\x12\x0e\n\x06tokens\x18\x06 \x01(\x03\x12\x15\n\rexpires_in_ms\x18\x07 \x01(\r\x12\"\n\x04mode\x18\x08 \x01(\x0e\x32\x14.meterd.v1.LimitMode\x12\'\n\x07reserve\x18\t \x01(\x0e\x32\x16.meterd.v1.ReserveMode\x12\x30\n\x0eon_unreachable\x18\n \x01(\x0e\x32\x18.meterd.v1.OnUnreachable\x12\x15\n\rquota_version\x18\x0b \x01(\x04\x12\x1a\n\x12period_end_unix_ns\x18\x0c \x01(\x06\"\xf8\x02\n\x06\x44\x65nial\x12\x0f\n\x07request\x18\x01 \x01(\x04\x12\x0e\n\x06\x63lient\x18\x02 \x01(\t\x12\x0f\n\x07project\x18\x03 \x01(\t\x12\r\n\x05model\x18\x04 \x01(\t\x12\x0c\n\x04rule\x18\x05 \x01(\t\x12\r\n\x05limit\x18\x06 \x01(\x03\x12\x0c\n\x04used\x18\x07 \x01(\x03\x12\x0e\n\x06leased\x18\x08 \x01(\x03\x12\x11\n\tremaining\x18\t \x01(\x03\x12\x1c\n\x14period_start_unix_ns\x18\n \x01(\x06\x12\x1a\n\x12period_end_unix_ns\x18\x0b \x01(\x06\x12\x15\n\rquota_version\x18\x0c \x01(\x04\x12\x0f\n\x07holders\x18\r \x01(\t\x12\x0c\n\x04plan\x18\x0e \x01(\t\x12\x14\n\x0cvalid_for_ms\x18\x0f \x01(\r\x12\'\n\x07reserve\x18\x10 \x01(\x0e\x32\x16.meterd.v1.ReserveMode\x12\x30\n\x0eon_unreachable\x18\x11 \x01(\x0e\x32\x18.meterd.v1.OnUnreachable\"3\n\nRevocation\x12\x0e\n\x06\x63lient\x18\x01 \x01(\t\x12\x15\n\rquota_version\x18\x02 \x01(\x04\"$\n\x12QuotaStatusRequest\x12\x0e\n\x06\x63lient\x18\x01 \x01(\t\"=\n\x13QuotaStatusResponse\x12&\n\x06quotas\x18\x01 \x03(\x0b\x32\x16.meterd.v1.QuotaStatus\"\xfb\x02\n\x0bQuotaStatus\x12\x0e\n\x06\x63lient\x18\x01 \x01(\t\x12\x0e\n\x06period\x18\x02 \x01(\t\x12\r\n\x05limit\x18\x03 \x01(\x03\x12\x0c\n\x04used\x18\x04 \x01(\x03\x12\x0e\n\x06leased\x18\x05 \x01(\x03\x12\x11\n\tremaining\x18\x06 \x01(\x03\x12\"\n\x04mode\x18\x07 \x01(\x0e\x32\x14.meterd.v1.LimitMode\x12\x0c\n\x04plan\x18\x08 \x01(\t\x12\x1c\n\x14period_start_unix_ns\x18\t \x01(\x06\x12\x1a\n\x12period_end_unix_ns\x18\n \x01(\x06\x12\x18\n\x10\x65stimated_tokens\x18\x0b \x01(\x03\x12\"\n\x07holders\x18\x0c \x03(\x0b\x32\x11.meterd.v1.Holder\x12\r\n\x05scope\x18\r \x01(\t\x12\x0f\n\x07project\x18\x0e \x01(\t\x12\r\n\x05model\x18\x0f \x01(\t\x12\x10\n\x08timezone\x18\x10 \x01(\t\x12\x14\n\x0cis_unlimited\x18\x11 \x01(\x08\x12\x0b\n\x03\x63\x61p\x18\x12 \x01(\x03\"N\n\x06Holder\x12\x10\n\x08producer\x18\x01 \x01(\t\x12\x0e\n\x06tokens\x18\x02 \x01(\x03\x12\x15\n\runtil_unix_ns\x18\x03 \x01(\x06\x12\x0b\n\x03pid\x18\x04 \x01(\r*f\n\tLimitMode\x12\x1a\n\x16LIMIT_MODE_UNSPECIFIED\x10\x00\x12\x13\n\x0fLIMIT_MODE_NONE\x10\x01\x12\x13\n\x0fLIMIT_MODE_SOFT\x10\x02\x12\x13\n\x0fLIMIT_MODE_HARD\x10\x03*]\n\x0bReserveMode\x12\x1c\n\x18RESERVE_MODE_UNSPECIFIED\x10\x00\x12\x16\n\x12RESERVE_MODE_USUAL\x10\x01\x12\x18\n\x14RESERVE_MODE_CEILING\x10\x02*d\n\rOnUnreachable\x12\x1e\n\x1aON_UNREACHABLE_UNSPECIFIED\x10\x00\x12\x18\n\x14ON_UNREACHABLE_ALLOW\x10\x01\x12\x19\n\x15ON_UNREACHABLE_REJECT\x10\x02\x32\x97\x01\n\x0cQuotaService\x12>\n\x05Lease\x12\x17.meterd.v1.LeaseRequest\x1a\x18.meterd.v1.LeaseResponse(\x01\x30\x01\x12G\n\x06Status\x12\x1d.meterd.v1.QuotaStatusRequest\x1a\x1e.meterd.v1.QuotaStatusResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bmeterd_proto/v1/quota.proto\x12\tmeterd.v1\"\xc5\x01\n\x0cLeaseRequest\x12&\n\x05hello\x18\x01 \x01(\x0b\x32\x15.meterd.v1.LeaseHelloH\x00\x12(\n\x06wanted\x18\x02 \x01(\x0b\x32\x16.meterd.v1.LeaseWantedH\x00\x12,\n\x08released\x18\x03 \x01(\x0b\x32\x18.meterd.v1.LeaseReleasedH\x00\x12*\n\x07reduced\x18\x04 \x01(\x0b\x32\x17.meterd.v1.LeaseReducedH\x00\x42\t\n\x07message\"\xad\x01\n\nLeaseHello\x12\x10\n\x08producer\x18\x01 \x01(\x0c\x12\x0f\n\x07service\x18\x02 \x01(\t\x12\x0c\n\x04host\x18\x03 \x01(\t\x12\x0b\n\x03pid\x18\x04 \x01(\r\x12\x0f\n\x07version\x18\x05 \x01(\t\x12\"\n\x04held\x18\x06 \x03(\x0b\x32\x14.meterd.v1.HeldLease\x12\x1a\n\rlast_sequence\x18\x07 \x01(\x04H\x00\x88\x01\x01\x42\x10\n\x0e_last_sequence\"\xc5\x01\n\tHeldLease\x12\x10\n\x08lease_id\x18\x01 \x01(\x04\x12\x0e\n\x06\x63lient\x18\x02 \x01(\t\x12\x0f\n\x07project\x18\x03 \x01(\t\x12\r\n\x05model\x18\x04 \x01(\t\x12\x0e\n\x06tokens\x18\x05 \x01(\x03\x12\x1c\n\x14period_start_unix_ns\x18\x06 \x01(\x06\x12\x1a\n\x12period_end_unix_ns\x18\x07 \x01(\x06\x12\x15\n\rexpires_in_ms\x18\x08 \x01(\r\x12\x15\n\rquota_version\x18\t \x01(\x04\"t\n\x0bLeaseWanted\x12\x0f\n\x07request\x18\x01 \x01(\x04\x12\x0e\n\x06\x63lient\x18\x02 \x01(\t\x12\x0f\n\x07project\x18\x03 \x01(\t\x12\r\n\x05model\x18\x04 \x01(\t\x12\x0e\n\x06tokens\x18\x05 \x01(\x03\x12\x14\n\x0cusual_tokens\x18\x06 \x01(\x03\"8\n\rLeaseReleased\x12\x10\n\x08lease_id\x18\x01 \x01(\x04\x12\x15\n\rlast_sequence\x18\x02 \x01(\x04\"0\n\x0cLeaseReduced\x12\x10\n\x08lease_id\x18\x01 \x01(\x04\x12\x0e\n\x06tokens\x18\x02 \x01(\x03\"\x8f\x01\n\rLeaseResponse\x12!\n\x05grant\x18\x01 \x01(\x0b\x32\x10.meterd.v1.LeaseH\x00\x12#\n\x06\x64\x65nial\x18\x02 \x01(\x0b\x32\x11.meterd.v1.DenialH\x00\x12+\n\nrevocation\x18\x03 \x01(\x0b\x32\x15.meterd.v1.RevocationH\x00\x42\t\n\x07message\"\xf9\x02\n\x05Lease\x12\x0f\n\x07request\x18\x01 \x01(\x04\x12\x10\n\x08lease_id\x18\x02 \x01(\x04\x12\x0e\n\x06\x63lient\x18\x03 \x01(\t\x12\x0f\n\x07project\x18\x04 \x01(\t\x12\r\n\x05model\x18\x05 \x01(\t\x12\x0e\n\x06tokens\x18\x06 \x01(\x03\x12\x15\n\rexpires_in_ms\x18\x07 \x01(\r\x12\"\n\x04mode\x18\x08 \x01(\x0e\x32\x14.meterd.v1.LimitMode\x12\'\n\x07reserve\x18\t \x01(\x0e\x32\x16.meterd.v1.ReserveMode\x12\x30\n\x0eon_unreachable\x18\n \x01(\x0e\x32\x18.meterd.v1.OnUnreachable\x12\x15\n\rquota_version\x18\x0b \x01(\x04\x12\x1a\n\x12period_end_unix_ns\x18\x0c \x01(\x06\x12\x13\n\x0b\x66or_project\x18\r \x01(\x08\x12\x11\n\tfor_model\x18\x0e \x01(\x08\x12\x1c\n\x14period_start_unix_ns\x18\x0f \x01(\x06\"\xa0\x03\n\x06\x44\x65nial\x12\x0f\n\x07request\x18\x01 \x01(\x04\x12\x0e\n\x06\x63lient\x18\x02 \x01(\t\x12\x0f\n\x07project\x18\x03 \x01(\t\x12\r\n\x05model\x18\x04 \x01(\t\x12\x0c\n\x04rule\x18\x05 \x01(\t\x12\r\n\x05limit\x18\x06 \x01(\x03\x12\x0c\n\x04used\x18\x07 \x01(\x03\x12\x0e\n\x06leased\x18\x08 \x01(\x03\x12\x11\n\tremaining\x18\t \x01(\x03\x12\x1c\n\x14period_start_unix_ns\x18\n \x01(\x06\x12\x1a\n\x12period_end_unix_ns\x18\x0b \x01(\x06\x12\x15\n\rquota_version\x18\x0c \x01(\x04\x12\x0f\n\x07holders\x18\r \x01(\t\x12\x0c\n\x04plan\x18\x0e \x01(\t\x12\x14\n\x0cvalid_for_ms\x18\x0f \x01(\r\x12\'\n\x07reserve\x18\x10 \x01(\x0e\x32\x16.meterd.v1.ReserveMode\x12\x30\n\x0eon_unreachable\x18\x11 \x01(\x0e\x32\x18.meterd.v1.OnUnreachable\x12\x13\n\x0b\x66or_project\x18\x12 \x01(\x08\x12\x11\n\tfor_model\x18\x13 \x01(\x08\"3\n\nRevocation\x12\x0e\n\x06\x63lient\x18\x01 \x01(\t\x12\x15\n\rquota_version\x18\x02 \x01(\x04\"$\n\x12QuotaStatusRequest\x12\x0e\n\x06\x63lient\x18\x01 \x01(\t\"=\n\x13QuotaStatusResponse\x12&\n\x06quotas\x18\x01 \x03(\x0b\x32\x16.meterd.v1.QuotaStatus\"\xfb\x02\n\x0bQuotaStatus\x12\x0e\n\x06\x63lient\x18\x01 \x01(\t\x12\x0e\n\x06period\x18\x02 \x01(\t\x12\r\n\x05limit\x18\x03 \x01(\x03\x12\x0c\n\x04used\x18\x04 \x01(\x03\x12\x0e\n\x06leased\x18\x05 \x01(\x03\x12\x11\n\tremaining\x18\x06 \x01(\x03\x12\"\n\x04mode\x18\x07 \x01(\x0e\x32\x14.meterd.v1.LimitMode\x12\x0c\n\x04plan\x18\x08 \x01(\t\x12\x1c\n\x14period_start_unix_ns\x18\t \x01(\x06\x12\x1a\n\x12period_end_unix_ns\x18\n \x01(\x06\x12\x18\n\x10\x65stimated_tokens\x18\x0b \x01(\x03\x12\"\n\x07holders\x18\x0c \x03(\x0b\x32\x11.meterd.v1.Holder\x12\r\n\x05scope\x18\r \x01(\t\x12\x0f\n\x07project\x18\x0e \x01(\t\x12\r\n\x05model\x18\x0f \x01(\t\x12\x10\n\x08timezone\x18\x10 \x01(\t\x12\x14\n\x0cis_unlimited\x18\x11 \x01(\x08\x12\x0b\n\x03\x63\x61p\x18\x12 \x01(\x03\"N\n\x06Holder\x12\x10\n\x08producer\x18\x01 \x01(\t\x12\x0e\n\x06tokens\x18\x02 \x01(\x03\x12\x15\n\runtil_unix_ns\x18\x03 \x01(\x06\x12\x0b\n\x03pid\x18\x04 \x01(\r*f\n\tLimitMode\x12\x1a\n\x16LIMIT_MODE_UNSPECIFIED\x10\x00\x12\x13\n\x0fLIMIT_MODE_NONE\x10\x01\x12\x13\n\x0fLIMIT_MODE_SOFT\x10\x02\x12\x13\n\x0fLIMIT_MODE_HARD\x10\x03*]\n\x0bReserveMode\x12\x1c\n\x18RESERVE_MODE_UNSPECIFIED\x10\x00\x12\x16\n\x12RESERVE_MODE_USUAL\x10\x01\x12\x18\n\x14RESERVE_MODE_CEILING\x10\x02*d\n\rOnUnreachable\x12\x1e\n\x1aON_UNREACHABLE_UNSPECIFIED\x10\x00\x12\x18\n\x14ON_UNREACHABLE_ALLOW\x10\x01\x12\x19\n\x15ON_UNREACHABLE_REJECT\x10\x02\x32\x97\x01\n\x0cQuotaService\x12>\n\x05Lease\x12\x17.meterd.v1.LeaseRequest\x1a\x18.meterd.v1.LeaseResponse(\x01\x30\x01\x12G\n\x06Status\x12\x1d.meterd.v1.QuotaStatusRequest\x1a\x1e.meterd.v1.QuotaStatusResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'meterd_proto.v1.quota_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LIMITMODE']._serialized_start=1918
-  _globals['_LIMITMODE']._serialized_end=2020
-  _globals['_RESERVEMODE']._serialized_start=2022
-  _globals['_RESERVEMODE']._serialized_end=2115
-  _globals['_ONUNREACHABLE']._serialized_start=2117
-  _globals['_ONUNREACHABLE']._serialized_end=2217
+  _globals['_LIMITMODE']._serialized_start=2405
+  _globals['_LIMITMODE']._serialized_end=2507
+  _globals['_RESERVEMODE']._serialized_start=2509
+  _globals['_RESERVEMODE']._serialized_end=2602
+  _globals['_ONUNREACHABLE']._serialized_start=2604
+  _globals['_ONUNREACHABLE']._serialized_end=2704
   _globals['_LEASEREQUEST']._serialized_start=43
-  _globals['_LEASEREQUEST']._serialized_end=196
-  _globals['_LEASEHELLO']._serialized_start=198
-  _globals['_LEASEHELLO']._serialized_end=289
-  _globals['_LEASEWANTED']._serialized_start=291
-  _globals['_LEASEWANTED']._serialized_end=407
-  _globals['_LEASERELEASED']._serialized_start=409
-  _globals['_LEASERELEASED']._serialized_end=465
-  _globals['_LEASERESPONSE']._serialized_start=468
-  _globals['_LEASERESPONSE']._serialized_end=611
-  _globals['_LEASE']._serialized_start=614
-  _globals['_LEASE']._serialized_end=921
-  _globals['_DENIAL']._serialized_start=924
-  _globals['_DENIAL']._serialized_end=1300
-  _globals['_REVOCATION']._serialized_start=1302
-  _globals['_REVOCATION']._serialized_end=1353
-  _globals['_QUOTASTATUSREQUEST']._serialized_start=1355
-  _globals['_QUOTASTATUSREQUEST']._serialized_end=1391
-  _globals['_QUOTASTATUSRESPONSE']._serialized_start=1393
-  _globals['_QUOTASTATUSRESPONSE']._serialized_end=1454
-  _globals['_QUOTASTATUS']._serialized_start=1457
-  _globals['_QUOTASTATUS']._serialized_end=1836
-  _globals['_HOLDER']._serialized_start=1838
-  _globals['_HOLDER']._serialized_end=1916
-  _globals['_QUOTASERVICE']._serialized_start=2220
-  _globals['_QUOTASERVICE']._serialized_end=2371
+  _globals['_LEASEREQUEST']._serialized_end=240
+  _globals['_LEASEHELLO']._serialized_start=243
+  _globals['_LEASEHELLO']._serialized_end=416
+  _globals['_HELDLEASE']._serialized_start=419
+  _globals['_HELDLEASE']._serialized_end=616
+  _globals['_LEASEWANTED']._serialized_start=618
+  _globals['_LEASEWANTED']._serialized_end=734
+  _globals['_LEASERELEASED']._serialized_start=736
+  _globals['_LEASERELEASED']._serialized_end=792
+  _globals['_LEASEREDUCED']._serialized_start=794
+  _globals['_LEASEREDUCED']._serialized_end=842
+  _globals['_LEASERESPONSE']._serialized_start=845
+  _globals['_LEASERESPONSE']._serialized_end=988
+  _globals['_LEASE']._serialized_start=991
+  _globals['_LEASE']._serialized_end=1368
+  _globals['_DENIAL']._serialized_start=1371
+  _globals['_DENIAL']._serialized_end=1787
+  _globals['_REVOCATION']._serialized_start=1789
+  _globals['_REVOCATION']._serialized_end=1840
+  _globals['_QUOTASTATUSREQUEST']._serialized_start=1842
+  _globals['_QUOTASTATUSREQUEST']._serialized_end=1878
+  _globals['_QUOTASTATUSRESPONSE']._serialized_start=1880
+  _globals['_QUOTASTATUSRESPONSE']._serialized_end=1941
+  _globals['_QUOTASTATUS']._serialized_start=1944
+  _globals['_QUOTASTATUS']._serialized_end=2323
+  _globals['_HOLDER']._serialized_start=2325
+  _globals['_HOLDER']._serialized_end=2403
+  _globals['_QUOTASERVICE']._serialized_start=2707
+  _globals['_QUOTASERVICE']._serialized_end=2858
 # @@protoc_insertion_point(module_scope)

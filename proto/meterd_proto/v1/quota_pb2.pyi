@@ -83,24 +83,28 @@ class LeaseRequest(_message.Message):
     HELLO_FIELD_NUMBER: _builtins.int
     WANTED_FIELD_NUMBER: _builtins.int
     RELEASED_FIELD_NUMBER: _builtins.int
+    REDUCED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___LeaseHello: ...
     @_builtins.property
     def wanted(self) -> Global___LeaseWanted: ...
     @_builtins.property
     def released(self) -> Global___LeaseReleased: ...
+    @_builtins.property
+    def reduced(self) -> Global___LeaseReduced: ...
     def __init__(
         self,
         *,
         hello: Global___LeaseHello | None = ...,
         wanted: Global___LeaseWanted | None = ...,
         released: Global___LeaseReleased | None = ...,
+        reduced: Global___LeaseReduced | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["hello", b"hello", "message", b"message", "released", b"released", "wanted", b"wanted"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["hello", b"hello", "message", b"message", "reduced", b"reduced", "released", b"released", "wanted", b"wanted"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["hello", b"hello", "message", b"message", "released", b"released", "wanted", b"wanted"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hello", b"hello", "message", b"message", "reduced", b"reduced", "released", b"released", "wanted", b"wanted"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "wanted", "released"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "wanted", "released", "reduced"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -108,6 +112,11 @@ Global___LeaseRequest: _TypeAlias = LeaseRequest  # noqa: Y015
 
 @_typing.final
 class LeaseHello(_message.Message):
+    """Says what the producer holds, whole: what the daemon has lent it beyond that (a grant or a
+    release was lost on the way) returns once the ledger has last_sequence, and what a restored
+    ledger does not know any more is lent again under its old id.
+    """
+
     DESCRIPTOR: _descriptor.Descriptor
 
     PRODUCER_FIELD_NUMBER: _builtins.int
@@ -115,11 +124,17 @@ class LeaseHello(_message.Message):
     HOST_FIELD_NUMBER: _builtins.int
     PID_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    HELD_FIELD_NUMBER: _builtins.int
+    LAST_SEQUENCE_FIELD_NUMBER: _builtins.int
     producer: _builtins.bytes
     service: _builtins.str
     host: _builtins.str
     pid: _builtins.int
     version: _builtins.str
+    last_sequence: _builtins.int
+    """newest appended; absent: held says nothing"""
+    @_builtins.property
+    def held(self) -> _containers.RepeatedCompositeFieldContainer[Global___HeldLease]: ...
     def __init__(
         self,
         *,
@@ -128,14 +143,63 @@ class LeaseHello(_message.Message):
         host: _builtins.str = ...,
         pid: _builtins.int = ...,
         version: _builtins.str = ...,
+        held: _abc.Iterable[Global___HeldLease] | None = ...,
+        last_sequence: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_last_sequence", b"_last_sequence", "last_sequence", b"last_sequence"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_last_sequence", b"_last_sequence", "held", b"held", "host", b"host", "last_sequence", b"last_sequence", "pid", b"pid", "producer", b"producer", "service", b"service", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__last_sequence: _TypeAlias = _typing.Literal["last_sequence"]  # noqa: Y015
+    _WhichOneofArgType__last_sequence: _TypeAlias = _typing.Literal["_last_sequence", b"_last_sequence"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__last_sequence) -> _WhichOneofReturnType__last_sequence | None: ...
+
+Global___LeaseHello: _TypeAlias = LeaseHello  # noqa: Y015
+
+@_typing.final
+class HeldLease(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEASE_ID_FIELD_NUMBER: _builtins.int
+    CLIENT_FIELD_NUMBER: _builtins.int
+    PROJECT_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    PERIOD_START_UNIX_NS_FIELD_NUMBER: _builtins.int
+    PERIOD_END_UNIX_NS_FIELD_NUMBER: _builtins.int
+    EXPIRES_IN_MS_FIELD_NUMBER: _builtins.int
+    QUOTA_VERSION_FIELD_NUMBER: _builtins.int
+    lease_id: _builtins.int
+    client: _builtins.str
+    project: _builtins.str
+    model: _builtins.str
+    tokens: _builtins.int
+    """settled, reserved and available"""
+    period_start_unix_ns: _builtins.int
+    period_end_unix_ns: _builtins.int
+    expires_in_ms: _builtins.int
+    """0: no new reservations"""
+    quota_version: _builtins.int
+    def __init__(
+        self,
+        *,
+        lease_id: _builtins.int = ...,
+        client: _builtins.str = ...,
+        project: _builtins.str = ...,
+        model: _builtins.str = ...,
+        tokens: _builtins.int = ...,
+        period_start_unix_ns: _builtins.int = ...,
+        period_end_unix_ns: _builtins.int = ...,
+        expires_in_ms: _builtins.int = ...,
+        quota_version: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["host", b"host", "pid", b"pid", "producer", b"producer", "service", b"service", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "expires_in_ms", b"expires_in_ms", "lease_id", b"lease_id", "model", b"model", "period_end_unix_ns", b"period_end_unix_ns", "period_start_unix_ns", b"period_start_unix_ns", "project", b"project", "quota_version", b"quota_version", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___LeaseHello: _TypeAlias = LeaseHello  # noqa: Y015
+Global___HeldLease: _TypeAlias = HeldLease  # noqa: Y015
 
 @_typing.final
 class LeaseWanted(_message.Message):
@@ -200,6 +264,32 @@ class LeaseReleased(_message.Message):
 Global___LeaseReleased: _TypeAlias = LeaseReleased  # noqa: Y015
 
 @_typing.final
+class LeaseReduced(_message.Message):
+    """No new reservations are made from the lease; its calls in flight may still need this much,
+    what they have settled included. The rest returns at once; a release follows.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEASE_ID_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    lease_id: _builtins.int
+    tokens: _builtins.int
+    def __init__(
+        self,
+        *,
+        lease_id: _builtins.int = ...,
+        tokens: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lease_id", b"lease_id", "tokens", b"tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LeaseReduced: _TypeAlias = LeaseReduced  # noqa: Y015
+
+@_typing.final
 class LeaseResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -245,6 +335,9 @@ class Lease(_message.Message):
     ON_UNREACHABLE_FIELD_NUMBER: _builtins.int
     QUOTA_VERSION_FIELD_NUMBER: _builtins.int
     PERIOD_END_UNIX_NS_FIELD_NUMBER: _builtins.int
+    FOR_PROJECT_FIELD_NUMBER: _builtins.int
+    FOR_MODEL_FIELD_NUMBER: _builtins.int
+    PERIOD_START_UNIX_NS_FIELD_NUMBER: _builtins.int
     request: _builtins.int
     lease_id: _builtins.int
     """0 where mode is NONE"""
@@ -262,6 +355,11 @@ class Lease(_message.Message):
     on_unreachable: Global___OnUnreachable.ValueType
     quota_version: _builtins.int
     period_end_unix_ns: _builtins.int
+    for_project: _builtins.bool
+    """for calls of exactly this project; else whatever the project"""
+    for_model: _builtins.bool
+    """for calls of exactly this model; else whatever the model"""
+    period_start_unix_ns: _builtins.int
     def __init__(
         self,
         *,
@@ -277,10 +375,13 @@ class Lease(_message.Message):
         on_unreachable: Global___OnUnreachable.ValueType = ...,
         quota_version: _builtins.int = ...,
         period_end_unix_ns: _builtins.int = ...,
+        for_project: _builtins.bool = ...,
+        for_model: _builtins.bool = ...,
+        period_start_unix_ns: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "expires_in_ms", b"expires_in_ms", "lease_id", b"lease_id", "mode", b"mode", "model", b"model", "on_unreachable", b"on_unreachable", "period_end_unix_ns", b"period_end_unix_ns", "project", b"project", "quota_version", b"quota_version", "request", b"request", "reserve", b"reserve", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "expires_in_ms", b"expires_in_ms", "for_model", b"for_model", "for_project", b"for_project", "lease_id", b"lease_id", "mode", b"mode", "model", b"model", "on_unreachable", b"on_unreachable", "period_end_unix_ns", b"period_end_unix_ns", "period_start_unix_ns", b"period_start_unix_ns", "project", b"project", "quota_version", b"quota_version", "request", b"request", "reserve", b"reserve", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -309,6 +410,8 @@ class Denial(_message.Message):
     VALID_FOR_MS_FIELD_NUMBER: _builtins.int
     RESERVE_FIELD_NUMBER: _builtins.int
     ON_UNREACHABLE_FIELD_NUMBER: _builtins.int
+    FOR_PROJECT_FIELD_NUMBER: _builtins.int
+    FOR_MODEL_FIELD_NUMBER: _builtins.int
     request: _builtins.int
     client: _builtins.str
     project: _builtins.str
@@ -329,6 +432,9 @@ class Denial(_message.Message):
     """how long the producer may keep this answer"""
     reserve: Global___ReserveMode.ValueType
     on_unreachable: Global___OnUnreachable.ValueType
+    for_project: _builtins.bool
+    """as in Lease"""
+    for_model: _builtins.bool
     def __init__(
         self,
         *,
@@ -349,10 +455,12 @@ class Denial(_message.Message):
         valid_for_ms: _builtins.int = ...,
         reserve: Global___ReserveMode.ValueType = ...,
         on_unreachable: Global___OnUnreachable.ValueType = ...,
+        for_project: _builtins.bool = ...,
+        for_model: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "holders", b"holders", "leased", b"leased", "limit", b"limit", "model", b"model", "on_unreachable", b"on_unreachable", "period_end_unix_ns", b"period_end_unix_ns", "period_start_unix_ns", b"period_start_unix_ns", "plan", b"plan", "project", b"project", "quota_version", b"quota_version", "remaining", b"remaining", "request", b"request", "reserve", b"reserve", "rule", b"rule", "used", b"used", "valid_for_ms", b"valid_for_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "for_model", b"for_model", "for_project", b"for_project", "holders", b"holders", "leased", b"leased", "limit", b"limit", "model", b"model", "on_unreachable", b"on_unreachable", "period_end_unix_ns", b"period_end_unix_ns", "period_start_unix_ns", b"period_start_unix_ns", "plan", b"plan", "project", b"project", "quota_version", b"quota_version", "remaining", b"remaining", "request", b"request", "reserve", b"reserve", "rule", b"rule", "used", b"used", "valid_for_ms", b"valid_for_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
