@@ -8,15 +8,14 @@ import subprocess
 import sys
 import threading
 import urllib.parse
-from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.support.provider import asked as asking
 from tests.support.provider.answer import Answer, Part, encoded
-from tests.support.provider.encodings import compressed
 from tests.support.provider.ledger import Ledger, ServedCall
 from tests.support.provider.routes import Routes
+from tests.support.provider.wire import framed, head_of, read_body, read_head, wire_parts
 
 if TYPE_CHECKING:
     from collections import deque
@@ -132,8 +131,8 @@ class Provider:
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
-                method, target, headers = _read_head(head)
-                body = await _read_body(reader, headers)
+                method, target, headers = read_head(head)
+                body = await read_body(reader, headers)
                 if not await self._serve(reader, writer, method, target, headers, body):
                     return
 
@@ -149,7 +148,7 @@ class Provider:
         """Answer one request; False ends the connection."""
         path = urllib.parse.unquote(urllib.parse.urlsplit(target).path)
         if own := self._own_path(method, path):
-            writer.write(_head(own, len(own.parts[0].data)) + own.parts[0].data)
+            writer.write(head_of(own, len(own.parts[0].data)) + own.parts[0].data)
             await writer.drain()
             return True
         asked = asking.read(method, target, headers, body, self._common_wish(method))
@@ -209,11 +208,11 @@ class Provider:
         cut, hold = asked.wish_int("cut"), asked.wish_int("hold")
         if cut and not answer.is_stream:
             cut = 1  # a JSON body has two halves, however many chunks were wished for
-        parts, encoding = _wire_parts(asked, answer, headers, cut)
+        parts, encoding = wire_parts(asked, answer, headers, cut)
         if cut == 0:
             return _cut(writer)
         length = None if answer.is_stream else sum(len(part.data) for part in parts)
-        writer.write(_head(answer, length, encoding))
+        writer.write(head_of(answer, length, encoding))
         await writer.drain()
         for number, part in enumerate(parts):
             if number == hold and not await self._held(reader):
@@ -223,14 +222,14 @@ class Provider:
                 return _cut(writer)
             if part.data and _has_left(reader):
                 return "finished" if part.is_trailer else "abandoned"
-            writer.write(_framed(part.data) if answer.is_stream else part.data)
-            await writer.drain()
+            writer.write(framed(part.data) if answer.is_stream else part.data)
             self.ledger.note_sent(call, part.data, part.output_tokens)
+            if not part.is_trailer:
+                await writer.drain()
             if delay_ms := asked.wish_int("delay_ms"):
                 await asyncio.sleep(delay_ms / 1000)
         if answer.is_stream:
             writer.write(b"0\r\n\r\n")
-            await writer.drain()
         return "finished"
 
     async def _held(self, reader: asyncio.StreamReader) -> bool:
@@ -247,79 +246,6 @@ class Provider:
 def _has_left(reader: asyncio.StreamReader) -> bool:
     # A caller who closes with bytes unread resets the connection: an exception, no end of file.
     return reader.at_eof() or reader.exception() is not None
-
-
-def _read_head(head: bytes) -> tuple[str, str, dict[str, str]]:
-    request, *lines = head.decode("latin-1").split("\r\n")
-    method, target, _ = request.split(" ", 2)
-    headers = {}
-    for line in lines:
-        name, colon, value = line.partition(":")
-        if colon:
-            headers[name.strip().lower()] = value.strip()
-    return method, target, headers
-
-
-async def _read_body(reader: asyncio.StreamReader, headers: dict[str, str]) -> bytes:
-    if headers.get("transfer-encoding", "").lower() != "chunked":
-        return await reader.readexactly(int(headers.get("content-length", 0)))
-    pieces = []
-    while size := int((await reader.readuntil(b"\r\n")).split(b";")[0], 16):
-        pieces.append(await reader.readexactly(size))
-        await reader.readexactly(2)
-    await reader.readuntil(b"\r\n")
-    return b"".join(pieces)
-
-
-def _wire_parts(
-    asked: Asked, answer: Answer, headers: dict[str, str], cut: int | None
-) -> tuple[list[Part], str]:
-    """The body as pieces of wire bytes, encoded and cut up as wished."""
-    parts = list(answer.parts)
-    if not answer.is_stream and cut:
-        whole = parts[0]
-        middle = len(whole.data) // 2
-        parts = [Part(whole.data[:middle]), Part(whole.data[middle:], whole.output_tokens)]
-    encoding = asked.wish.get("force_encoding", "")
-    accepted = headers.get("accept-encoding", "")
-    if asked.wish.get("encoding", "-") in accepted.replace(" ", "").split(","):
-        encoding = asked.wish["encoding"]
-    if encoding:
-        *packed, end = compressed([part.data for part in parts], encoding)
-        parts = [Part(data, p.output_tokens) for data, p in zip(packed, parts, strict=True)]
-        parts.append(Part(end, is_trailer=True))
-    if size := asked.wish_int("pieces"):
-        parts = _recut(parts, size)
-    return parts, encoding
-
-
-def _recut(parts: list[Part], size: int) -> list[Part]:
-    """The same bytes in pieces of `size`; a part's tokens go with its last byte."""
-    data = b"".join(part.data for part in parts)
-    said = sum(len(part.data) for part in parts if not part.is_trailer)
-    ends = list(accumulate(len(part.data) for part in parts))
-    pieces = []
-    for start in range(0, len(data), size):
-        tokens = sum(
-            part.output_tokens
-            for part, end in zip(parts, ends, strict=True)
-            if start < end <= start + size
-        )
-        pieces.append(Part(data[start : start + size], tokens, is_trailer=start >= said))
-    return pieces
-
-
-def _head(answer: Answer, length: int | None, encoding: str = "") -> bytes:
-    reason = {200: "OK", 404: "Not Found", 429: "Too Many Requests"}.get(answer.status, "Said So")
-    lines = [f"HTTP/1.1 {answer.status} {reason}", f"content-type: {answer.content_type}"]
-    lines += [f"{name}: {value}" for name, value in answer.headers.items()]
-    lines += [f"content-encoding: {encoding}"] if encoding else []
-    framing = "transfer-encoding: chunked" if length is None else f"content-length: {length}"
-    return ("\r\n".join([*lines, framing]) + "\r\n\r\n").encode()
-
-
-def _framed(data: bytes) -> bytes:
-    return b"%x\r\n%s\r\n" % (len(data), data) if data else b""
 
 
 def _cut(writer: asyncio.StreamWriter) -> str:
