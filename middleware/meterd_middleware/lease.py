@@ -56,7 +56,7 @@ class Denied:
 
 
 class Lease:
-    """One lease. Changed under the lock of `Leases` alone, but for nothing."""
+    """One lease. Changed under the lock of `Leases` alone; `Holdings.decide` reserves."""
 
     __slots__ = (
         "available",
@@ -67,6 +67,8 @@ class Lease:
         "last_sequence",
         "lease_id",
         "model",
+        "period_end_unix_ns",
+        "period_start_unix_ns",
         "project",
         "renew_after_ns",
         "renew_below",
@@ -92,12 +94,7 @@ class Lease:
         self.version = version
         self.is_closed = False
         self.client = self.project = self.model = ""
-
-    def reserve(self, tokens: int) -> None:
-        """Hold `tokens` for a call; the caller has seen that they are available."""
-        self.available -= tokens
-        self.reserved += tokens
-        self.in_flight += 1
+        self.period_start_unix_ns = self.period_end_unix_ns = 0
 
     def end(self, reserved: int, used: int) -> None:
         """Replace what a call held by what it used. `available` may fall below zero."""
@@ -117,6 +114,11 @@ class Replies:
         self._recent = array("I")  # in order of arrival, once round
         self._ordered = array("I")  # the same ones by size
         self._oldest = 0
+
+    @property
+    def largest(self) -> int:
+        """The largest of those kept; 0 without any."""
+        return self._ordered[-1] if self._ordered else 0
 
     def add(self, output_tokens: int) -> None:
         """Take in one more reply; the oldest goes once there are `REPLIES_KEPT`."""
@@ -159,16 +161,15 @@ class Reservation:
 
 
 class LeasedReservation(Reservation):
-    """A reservation that draws on a lease."""
+    """A reservation that draws on a lease, from when `lease` is set."""
 
-    __slots__ = ("_ended", "_lease", "_replies", "_used")
+    __slots__ = ("_ended", "_replies", "_used", "lease")
 
-    def __init__(
-        self, lease: Lease, tokens: int, replies: Replies, ended: deque[LeasedReservation]
-    ) -> None:
-        self.lease_id = lease.lease_id
+    def __init__(self, tokens: int, replies: Replies, ended: deque[LeasedReservation]) -> None:
+        # The base's two fields are set here: a call of its __init__ costs as much as the rest.
+        self.lease_id = 0
         self.tokens = tokens
-        self._lease: Lease | None = lease
+        self.lease: Lease | None = None
         self._replies = replies
         self._ended = ended
         self._used: tuple[int, int] | None = None
@@ -184,22 +185,22 @@ class LeasedReservation(Reservation):
         self.settle(0, 0)
 
     def __del__(self) -> None:
-        self.settle(0, 0)
+        try:
+            if self.lease is not None:
+                self.settle(0, 0)
+        except AttributeError:  # an exception struck inside __init__; nothing was drawn yet
+            pass
 
-    def move(self) -> Lease | None:
+    def move(self) -> None:
         """Move the figures of the lease, once, under the lock of `Leases`.
 
         Two threads may both have put this reservation on the deque; the second finds no lease.
-
-        Returns:
-            The lease that was moved; None if this had been done before.
         """
-        lease, self._lease = self._lease, None
+        lease, self.lease = self.lease, None
         if lease is None or self._used is None:
-            return None
+            return
         input_tokens, output_tokens = self._used
         used = max(0, input_tokens) + max(0, output_tokens)
         lease.end(self.tokens, used)
         if used:  # a call that failed has no reply to learn from
             self._replies.add(max(0, output_tokens))
-        return lease
