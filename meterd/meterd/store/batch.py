@@ -8,7 +8,7 @@ belongs to sequence `first_sequence + i`. A column that is None holds zeros.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -46,6 +46,15 @@ class Kind(NamedTuple):
     def model(self) -> str:
         """The model that is shown and priced: the response's word, else the request's."""
         return self.response_model or self.request_model
+
+
+class Dimension(NamedTuple):
+    """What some records of a batch have in common: positions in its `tags` and `kinds`."""
+
+    tag: int
+    kind: int
+    lease: int = 0
+    """The lease they settle; 0: none."""
 
 
 class Rare(NamedTuple):
@@ -91,19 +100,17 @@ class PlacedBatch:
     """The distinct (client, project)."""
     kinds: Column[Kind]
     """The distinct kinds of call."""
-    tag: Column[int]
-    """Per record: position in `tags`."""
-    kind: Column[int]
-    """Per record: position in `kinds`."""
-    lease: Column[int] | None
-    """Per record: the lease it settles, 0 none; None where no record has one."""
+    dimensions: Column[Dimension]
+    """The distinct combinations."""
+    dimension: Column[int]
+    """Per record: position in `dimensions`."""
     billed_at_ms: Column[int]
-    duration_ms: Column[int] | None
-    input_tokens: Column[int] | None
-    cache_read_tokens: Column[int] | None
-    output_tokens: Column[int] | None
-    reasoning_tokens: Column[int] | None
-    input_bytes: Column[int] | None
+    duration_ms: Column[int] | None = None
+    input_tokens: Column[int] | None = None
+    cache_read_tokens: Column[int] | None = None
+    output_tokens: Column[int] | None = None
+    reasoning_tokens: Column[int] | None = None
+    input_bytes: Column[int] | None = None
     rare: Mapping[int, Rare] = field(default_factory=lambda: NOTHING_RARE)
     quarantined: tuple[Quarantined, ...] = ()
     """Sorted by position; what the columns hold there counts for nothing."""
@@ -111,16 +118,44 @@ class PlacedBatch:
     """Positions of what is more than 35 days old: kept, but rolled up only once accepted."""
 
     def __len__(self) -> int:
-        return len(self.tag)
+        return len(self.dimension)
 
     @property
     def last_sequence(self) -> Sequence:
         """The sequence of the last record."""
-        return Sequence(self.first_sequence + len(self.tag) - 1)
+        return Sequence(self.first_sequence + len(self.dimension) - 1)
+
+    def between(self, start: int, end: int) -> PlacedBatch:
+        """The records at positions `[start, end)`, as a batch."""
+        if start == 0 and end == len(self):
+            return self
+        return replace(
+            self,
+            first_sequence=Sequence(self.first_sequence + start),
+            dimension=self.dimension[start:end],
+            billed_at_ms=self.billed_at_ms[start:end],
+            duration_ms=_cut(self.duration_ms, start, end),
+            input_tokens=_cut(self.input_tokens, start, end),
+            cache_read_tokens=_cut(self.cache_read_tokens, start, end),
+            output_tokens=_cut(self.output_tokens, start, end),
+            reasoning_tokens=_cut(self.reasoning_tokens, start, end),
+            input_bytes=_cut(self.input_bytes, start, end),
+            rare={at - start: rare for at, rare in self.rare.items() if start <= at < end},
+            quarantined=tuple(
+                kept._replace(position=kept.position - start)
+                for kept in self.quarantined
+                if start <= kept.position < end
+            ),
+            late=frozenset(at - start for at in self.late if start <= at < end),
+        )
 
     def read(self) -> PlacedBatch:
         """Itself: a batch that is read already."""
         return self
+
+
+def _cut(column: Column[int] | None, start: int, end: int) -> Column[int] | None:
+    return None if column is None else column[start:end]
 
 
 class UnreadBatch(Protocol):

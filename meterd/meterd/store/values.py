@@ -71,11 +71,16 @@ class Committed:
     ended_leases: tuple[LeaseId, ...]
     """Leases whose rest returned: released, and the ledger has their last record."""
     producers: tuple[ProducerId, ...]
-    _usage: Callable[[], Mapping[UsageKey, int]]
+    client_tokens: Mapping[tuple[str, PeriodIndex], int]
+    """Tokens by client and period, as `usage` has them in detail."""
+    _usage: Callable[[str | None], Mapping[UsageKey, int]]
 
-    def usage(self) -> Mapping[UsageKey, int]:
-        """Tokens by client, project, model and period. Made when asked: few ever ask."""
-        return self._usage()
+    def usage(self, client: str | None = None) -> Mapping[UsageKey, int]:
+        """Tokens by client, project, model and period; of one client, or of all.
+
+        Made when asked: at full speed a transaction has tens of thousands of them.
+        """
+        return self._usage(client)
 
 
 class Grouping(StrEnum):
@@ -173,7 +178,6 @@ class LedgerRecord:
     reasoning_tokens: int
     input_bytes: int
     rare: Rare
-    lease_id: LeaseId
     is_late: bool
     is_duplicate: bool
     """Its `dedupe_id` was counted before: kept, counted nowhere."""
