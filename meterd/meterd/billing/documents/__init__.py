@@ -1,0 +1,1 @@
+"""Documents of an invoice, each drawn from its sheet: PDF, HTML (page.py), CSV (rows.py)."""

@@ -1,0 +1,45 @@
+"""The CSV of an invoice: a row a line, for a spreadsheet that must not run what it reads."""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+COLUMNS = ("number", "client", "period", "kind", "description", "tokens", "amount", "currency")
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+
+
+def csv_of(sheet: Mapping[str, Any]) -> str:
+    """The lines of an invoice and its total; amounts bare and exact, texts made harmless.
+
+    A text that a spreadsheet would take for a formula gets a leading apostrophe (OWASP,
+    "CSV Injection"): client and project ids come from headers.
+    """
+    out = io.StringIO()
+    writer = csv.writer(out)
+    writer.writerow(COLUMNS)
+    total = {"kind": "total", "description": "Total", "tokens": "", "amount": sheet["total"]}
+    for line in (*sheet["lines"], total):
+        writer.writerow(
+            (
+                harmless(sheet["number"]),
+                harmless(sheet["client"]),
+                sheet["period"],
+                line["kind"],
+                harmless(line["description"]),
+                line["tokens"] or "",
+                line["amount"],
+                sheet["currency"],
+            )
+        )
+    return out.getvalue()
+
+
+def harmless(text: str) -> str:
+    """The text as a cell that no spreadsheet computes."""
+    return f"'{text}" if text.startswith(_FORMULA_STARTS) else text
