@@ -375,12 +375,17 @@ class ApplyResponse(_message.Message):
     MISTAKES_FIELD_NUMBER: _builtins.int
     DIFFERENCES_FIELD_NUMBER: _builtins.int
     CONFIG_VERSION_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
     applied: _builtins.bool
     config_version: _builtins.int
     @_builtins.property
     def mistakes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Mistake]: ...
     @_builtins.property
     def differences(self) -> _containers.RepeatedCompositeFieldContainer[Global___Difference]: ...
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Mistake]:
+        """applied all the same, but a careful reader would ask"""
+
     def __init__(
         self,
         *,
@@ -388,10 +393,11 @@ class ApplyResponse(_message.Message):
         mistakes: _abc.Iterable[Global___Mistake] | None = ...,
         differences: _abc.Iterable[Global___Difference] | None = ...,
         config_version: _builtins.int = ...,
+        warnings: _abc.Iterable[Global___Mistake] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied", b"applied", "config_version", b"config_version", "differences", b"differences", "mistakes", b"mistakes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied", b"applied", "config_version", b"config_version", "differences", b"differences", "mistakes", b"mistakes", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
