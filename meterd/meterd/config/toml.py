@@ -28,7 +28,7 @@ from meterd.config.agency import (
 from meterd.config.clients import read_client, read_tax
 from meterd.config.lines import lines_of
 from meterd.config.prices import read_exchange_rates, read_prices
-from meterd.config.reading import Notes, Table, nearest, one_of, text
+from meterd.config.reading import Notes, Table, field_name, nearest, one_of, text
 from meterd.config.terms import read_plan, read_quota, thresholds
 from meterd.errors import ConfigurationRefused, Mistake
 from meterd.money import CURRENCIES
@@ -67,7 +67,16 @@ class Configuration:
     """What a file says, and what in it a careful reader would ask about."""
 
     agency: Agency
-    warnings: tuple[Mistake, ...] = ()
+    notes: Notes
+
+    @property
+    def warnings(self) -> tuple[Mistake, ...]:
+        """What is applied, but strange."""
+        return tuple(self.notes.warnings)
+
+    def mistake(self, path: tuple[str | int, ...], message: str) -> Mistake:
+        """A mistake found later, by who knows what the file alone doesn't say."""
+        return Mistake(self.notes.line(path), field_name(path), message)
 
 
 def read(toml: bytes, source: str = "meterd.toml") -> Configuration:
@@ -81,7 +90,7 @@ def read(toml: bytes, source: str = "meterd.toml") -> Configuration:
     agency = _agency(Table(values, (), notes))
     if notes.mistakes:
         raise ConfigurationRefused(tuple(sorted(notes.mistakes, key=lambda one: one.line)), source)
-    return Configuration(agency, tuple(notes.warnings))
+    return Configuration(agency, notes)
 
 
 def _parsed(toml: bytes, source: str) -> tuple[dict[str, object], dict[tuple[str | int, ...], int]]:

@@ -1,0 +1,197 @@
+"""What is told to the outside when something happens: the log, every tail, and a hook.
+
+    a quota crosses a threshold ─▶ prepare ─ file in the outbox ─▶ claimed in the ledger ─▶ tell
+                                                └─ delivered, retried ─▶ command | webhook
+
+A hook hears of each event at least once, whenever the daemon dies: the event is written
+into the outbox first, then claimed in the ledger, and its file deleted once the hook took
+it. What a start finds in the outbox is delivered again, under the same idempotency key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from typing import TYPE_CHECKING, Protocol
+
+from meterd.delivery import NotDelivered, deliver
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from meterd.config.agency import Hook
+
+_log = logging.getLogger("meterd")
+
+RETRY_PAUSES_S = (1.0, 5.0, 30.0, 120.0, 600.0)
+"""After each failure in turn; the last one again and again."""
+
+EVENTS_WAITING_MAX = 10_000
+"""Beyond it events stay in the outbox, for the next start."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThresholdEvent:
+    """A quota crossed one of its thresholds, for the first time in its period."""
+
+    rule: str
+    """The quota, as "client acme-corp"; with its project or model."""
+    client: str
+    """Empty for the agency's own."""
+    period: str
+    percent: str
+    """Of the quota, as "80"; of the cap where `of` says so."""
+    of: str
+    """"quota" or "cap"."""
+    used: int
+    limit: int
+    quota_version: int
+    at_unix_ns: int
+    plan: str = ""
+
+    @property
+    def key(self) -> str:
+        """What a receiver tells a repeated delivery by."""
+        told = (self.rule, self.period, self.quota_version, self.of, self.percent)
+        return sha256(repr(told).encode()).hexdigest()[:32]
+
+    def sentence(self) -> str:
+        """As the log and `meterctl tail` say it."""
+        return (
+            f"{self.rule} has used {self.used:,} of the {self.limit:,} tokens of its {self.of} "
+            f"in {self.period}: {self.percent}% reached"
+        )
+
+    def body(self) -> bytes:
+        """As a hook gets it: JSON with sorted keys, so that one event has one text."""
+        told = {"schema": "meterd.threshold/1", "id": self.key, **asdict(self)}
+        return json.dumps(told, sort_keys=True).encode()
+
+
+class Announcements:
+    """Sentences for whoever follows `meterctl tail`; nobody listening is no loss."""
+
+    def __init__(self) -> None:
+        self._told: list[Callable[[str, str], None]] = []
+
+    def subscribe(self, told: Callable[[str, str], None]) -> Callable[[], None]:
+        """Have `told(client, sentence)` called for each from now on; returns what ends that."""
+        self._told.append(told)
+        return lambda: self._told.remove(told)
+
+    def announce(self, client: str, sentence: str) -> None:
+        """Tell every follower; an empty client concerns them all."""
+        for told in list(self._told):
+            told(client, sentence)
+
+
+class Delivery(Protocol):
+    """Takes an event to where a hook points."""
+
+    async def __call__(self, hook: Hook, key: str, body: bytes) -> None:
+        """Deliver once.
+
+        Raises:
+            NotDelivered: the receiver didn't take it.
+        """
+        ...
+
+
+class Hooks:
+    """Thresholds on their way to the log, the tails and the hook of the configuration."""
+
+    def __init__(
+        self,
+        outbox: Path,
+        hook: Callable[[], Hook | None],
+        announcements: Announcements,
+        *,
+        delivery: Delivery = deliver,
+        pauses_s: tuple[float, ...] = RETRY_PAUSES_S,
+    ) -> None:
+        self._outbox = outbox
+        self._hook = hook
+        self._announcements = announcements
+        self._deliver = delivery
+        self._pauses_s = pauses_s
+        self._waiting: asyncio.Queue[Path] = asyncio.Queue(EVENTS_WAITING_MAX)
+
+    async def prepare(self, event: ThresholdEvent) -> None:
+        """Write an event where a crash can't lose it; before it is claimed in the ledger."""
+        if self._hook() is not None:
+            await asyncio.to_thread(_write, self._path(event), event.body())
+
+    def tell(self, event: ThresholdEvent) -> None:
+        """Tell of an event that was prepared and claimed."""
+        sentence = event.sentence()
+        _log.warning("%s", sentence)
+        self._announcements.announce(event.client, sentence)
+        if self._hook() is not None:
+            self._put(self._path(event))
+
+    async def run(self) -> None:
+        """Deliver what waits, until cancelled; begins with what the last process left."""
+        for path in await asyncio.to_thread(_left_over, self._outbox):
+            self._put(path)
+        async with asyncio.TaskGroup() as deliveries:
+            while True:
+                path = await self._waiting.get()
+                deliveries.create_task(self._until_delivered(path))
+
+    async def _until_delivered(self, path: Path) -> None:
+        """Deliver one event; each waits on its own, so that no dead receiver holds up another."""
+        failures = 0
+        while True:
+            hook = self._hook()
+            try:
+                body = await asyncio.to_thread(path.read_bytes)
+            except OSError:
+                return  # delivered already: it was found at start and told again
+            if hook is None:
+                return  # stays in the outbox, for a configuration that has a hook again
+            try:
+                await self._deliver(hook, path.stem, body)
+            except NotDelivered as error:
+                pause_s = self._pauses_s[min(failures, len(self._pauses_s) - 1)]
+                _log.warning("on_threshold: %s; again in %g s", error, pause_s)
+                failures += 1
+                await asyncio.sleep(pause_s)
+            else:
+                await asyncio.to_thread(path.unlink, missing_ok=True)
+                return
+
+    def _put(self, path: Path) -> None:
+        try:
+            self._waiting.put_nowait(path)
+        except asyncio.QueueFull:
+            _log.error("on_threshold: %d events wait; the next start goes on", EVENTS_WAITING_MAX)
+
+    def _path(self, event: ThresholdEvent) -> Path:
+        return self._outbox / f"{event.key}.json"
+
+
+def _write(path: Path, body: bytes) -> None:
+    """Write a file whole or not at all, durable when this returns."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    temporary = path.with_suffix(".new")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        os.write(descriptor, body)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    temporary.replace(path)
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def _left_over(outbox: Path) -> list[Path]:
+    return sorted(outbox.glob("*.json")) if outbox.is_dir() else []

@@ -1,0 +1,1 @@
+"""What the daemon serves over gRPC: one file a service, thin over the store and the rules."""
