@@ -9,13 +9,12 @@ anyio threads and background tasks. An inbound request puts a mutable holder the
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, overload
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping, Sequence
 
 CLIENT_HEADER = "x-client-id"
 PROJECT_HEADER = "x-project-id"
@@ -146,15 +145,82 @@ def tag_request(*, client: str, project: str | None = None) -> bool:
     return True
 
 
-@contextmanager
-def serving_request(tags: Tags | None) -> Iterator[RequestTags]:
-    """Put a fresh holder into the context for the time of one inbound request."""
-    holder = RequestTags(tags)
-    before, before_holder = _current.get(), _holder.get()
-    _current.set(holder)
-    _holder.set(holder)
-    try:
-        yield holder
-    finally:
-        _current.set(before)
-        _holder.set(before_holder)
+class serving_request:
+    """Puts a fresh holder into the context for the time of one inbound request."""
+
+    __slots__ = ("_before", "_before_holder", "_holder")
+
+    def __init__(self, tags: Tags | None) -> None:
+        self._holder = RequestTags(tags)
+
+    def __enter__(self) -> RequestTags:
+        self._before, self._before_holder = _current.get(), _holder.get()
+        _current.set(self._holder)
+        _holder.set(self._holder)
+        return self._holder
+
+    def __exit__(self, *_: object) -> None:
+        _current.set(self._before)
+        _holder.set(self._before_holder)
+
+
+@dataclass(frozen=True, slots=True)
+class Payer:
+    """Who pays for one call, and what was wrong with what named them."""
+
+    tags: Tags
+    note: str = ""
+    is_named: bool = True
+    """False where nobody named a client: the call is recorded as `unattributed`."""
+
+
+def who_pays(
+    clients: Sequence[str] = (), projects: Sequence[str] = (), default_client: str = ""
+) -> Payer:
+    """Who pays for a call: its own headers, then the tags in force here, then the default.
+
+    An id that can't be used is noted and the call counted as `unattributed`: billing the
+    next in line would bill somebody whom the app did not name.
+
+    Args:
+        clients, projects: the values of the call's `X-Client-ID` and `X-Project-ID`.
+        default_client: the `Meter`'s own client; empty for none.
+    """
+    named = _from_call(clients, projects)
+    if named is not None and named.client:
+        return _checked(named)
+    tags = current_tags()
+    if tags is None or not tags.client:
+        project = named.project if named else (tags.project if tags else "")
+        if default_client:
+            return _checked(Tags(default_client, project))
+        note = "a project without a client" if project else ""
+        return Payer(_checked(Tags(UNATTRIBUTED, project)).tags, note, is_named=False)
+    if named is not None:
+        tags = Tags(tags.client, named.project)
+    return _checked(tags)
+
+
+def _from_call(clients: Sequence[str], projects: Sequence[str]) -> Tags | None:
+    """The tags in the call's own headers; two different values for one are no value."""
+    if not clients and not projects:
+        return None
+    client = clients[0] if clients else ""
+    if len(set(clients)) > 1:
+        client = _TWO_CLIENTS
+    return Tags(client, projects[0] if len(set(projects)) == 1 else "")
+
+
+_TWO_CLIENTS = "\0"
+"""Stands for two contradicting headers; no header can hold it."""
+
+
+def _checked(tags: Tags) -> Payer:
+    client, project = tags.client, tags.project
+    if wrong := why_invalid(client):
+        if client == _TWO_CLIENTS:
+            return Payer(Tags(UNATTRIBUTED), "two different X-Client-ID headers")
+        return Payer(Tags(UNATTRIBUTED), f"the client id {wrong}")
+    if project and (wrong := why_invalid(project)):
+        return Payer(Tags(client), f"the project id {wrong}")
+    return Payer(tags)

@@ -1,0 +1,65 @@
+"""Faults of the middleware: kept from the app, counted, logged once per kind.
+
+Only where and of which class a fault was is told, never an exception's text: that may quote
+a prompt. A finaliser may not log, since logging takes locks: what it meets waits in a deque
+for the next ordinary call.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from meterd_middleware.ports import Sink
+
+logger = logging.getLogger("meterd")
+
+LATE_MAX = 1024
+
+
+class Faults:
+    """One Meter's faults."""
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+        self._kinds: set[str] = set()
+        self._late: deque[tuple[str, str]] = deque(maxlen=LATE_MAX)
+
+    def note(self, kind: str, error: BaseException) -> None:
+        """Count a fault, from ordinary code."""
+        self._note(kind, where(error))
+
+    def note_late(self, kind: str, error: BaseException) -> None:
+        """Count a fault, perhaps from a finaliser."""
+        self._late.append((kind, where(error)))
+
+    def catch_up(self) -> None:
+        """Report what finalisers met."""
+        while self._late:
+            try:
+                kind, message = self._late.popleft()
+            except IndexError:  # another thread took the last one
+                break
+            self._note(kind, message)
+
+    def _note(self, kind: str, message: str) -> None:
+        try:
+            self._sink.note_fault(kind, message)
+            if kind not in self._kinds:
+                self._kinds.add(kind)
+                logger.warning("meterd: a fault in %s was kept from the app: %s", kind, message)
+        except Exception:  # logging itself is broken: the app's call still goes on
+            pass
+
+
+def where(error: BaseException) -> str:
+    """The class of an exception and where it was raised, as "KeyError at exchange.py:41"."""
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    if traceback is None:
+        return type(error).__name__
+    name = traceback.tb_frame.f_code.co_filename.rpartition("/")[2]
+    return f"{type(error).__name__} at {name}:{traceback.tb_lineno}"

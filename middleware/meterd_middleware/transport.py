@@ -1,0 +1,442 @@
+"""What the transports of httpx and httpx2 share: request in, tee, end.
+
+    client ─▶ MeteredTransport.handle_request ─▶ exchange.begin ─▶ inner transport ─▶ provider
+    app ◀─ tee: the same bytes at the same time ◀─ response.stream ◀─┘
+                 └─▶ exchange.feed
+
+The shells in `httpx.py` and `httpx2.py` add nothing but the base classes of their family.
+The request that the app made is never changed: the provider gets a copy without our headers.
+The response is the inner transport's own object; its `stream` alone is replaced. A stream's
+state belongs to the stream, not to its iterator, since openai's async client drains what it
+left unread through a second iterator.
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import TYPE_CHECKING, Any, Self
+
+from meterd_middleware.errors import CannotInstrument
+from meterd_middleware.settlement import Ending
+from meterd_middleware.tags import CLIENT_HEADER, PROJECT_HEADER
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+    from types import TracebackType
+
+    from meterd_middleware.exchange import Exchange
+    from meterd_middleware.meter import Meter
+
+_CLIENT, _PROJECT = CLIENT_HEADER.encode(), PROJECT_HEADER.encode()
+_OURS = frozenset({_CLIENT, _PROJECT})
+_METHODS = frozenset({"POST", "GET"})
+
+ERROR_BYTES_MAX = 64 * 1024
+"""How much of a 400 or 422 is read to see whether it names what we added."""
+
+
+class RequestHeaders(dict[str, str]):
+    """A request's headers by lower-case name; two of ours are kept apart by a NUL."""
+
+    __slots__ = ()
+
+    def __init__(self, raw: list[tuple[bytes, bytes]]) -> None:
+        for name, value in raw:
+            key = name.lower()
+            if key in _WANTED:
+                text = value.decode("latin-1")
+                lower = _WANTED[key]
+                if key in _OURS and lower in self:
+                    text = f"{self[lower]}\0{text}"
+                self[lower] = text
+
+
+_WANTED = {
+    name.encode(): name
+    for name in (
+        CLIENT_HEADER,
+        PROJECT_HEADER,
+        "authorization",
+        "content-type",
+        "content-encoding",
+        "x-stainless-retry-count",
+        "openai-beta",
+        "anthropic-beta",
+        "anthropic-version",
+        "api-key",
+    )
+}
+"""What anybody asks of a request's headers: decoding the rest would cost more than reading."""
+
+
+class Shell:
+    """One transport's share of metering: which meter, which label, what to strip."""
+
+    def __init__(self, meter: Meter, inner: Any, account: str = "", always: bool = True) -> None:
+        self.meter = meter
+        self.inner = inner
+        self.account = account
+        self.strips_always = always
+
+    def arguments(
+        self, request: Any, headers: RequestHeaders
+    ) -> tuple[str, str, str, str, RequestHeaders, bytes | None, str]:
+        """What `Exchanges.begin` wants to know of a request; its body only if it is in memory."""
+        url = request.url
+        try:
+            body = request.content if request.method == "POST" else None
+        except Exception:  # RequestNotRead: a generator or a file, which is not ours to read
+            body = None
+        query = url.query.decode("ascii", "replace")
+        return request.method, url.host, url.path, query, headers, body, self.account
+
+    def outgoing(self, request: Any, headers: RequestHeaders, exchange: Exchange | None) -> Any:
+        """The request to send: the app's own, or a copy without our headers."""
+        if exchange is not None:
+            if exchange.new_body is not None:
+                return _with_body(request, exchange.new_body)
+            if exchange.sent.call.is_signed:
+                return request
+        if CLIENT_HEADER not in headers and PROJECT_HEADER not in headers:
+            return request
+        if exchange is None and not self._strips(request, headers):
+            return request
+        return _copied(request, _without_ours(request))
+
+    def _strips(self, request: Any, headers: RequestHeaders) -> bool:
+        """Whether a request that isn't an LLM call may not carry our headers either.
+
+        Under `instrument_all` the app's own services may well be meant to get them.
+        """
+        if headers.get("authorization", "").startswith("AWS4-HMAC-SHA256"):
+            return False
+        return self.strips_always or self.meter.exchanges.intake.is_known(request.url.host)
+
+
+def _without_ours(request: Any) -> list[tuple[bytes, bytes]]:
+    return [(name, value) for name, value in request.headers.raw if name.lower() not in _OURS]
+
+
+def _copied(request: Any, headers: list[tuple[bytes, bytes]]) -> Any:
+    """A copy that shares body and extensions: azure and httpcore read the latter."""
+    kind: Any = type(request)
+    copy = kind.__new__(kind)
+    copy.__dict__.update(request.__dict__)
+    copy.headers = type(request.headers)(headers)
+    return copy
+
+
+_REPLACED = _OURS | {b"content-length", b"accept-encoding"}
+
+
+def _with_body(request: Any, body: bytes) -> Any:
+    """A copy with another body, and an answer that can be read without decoding it."""
+    headers = [(n, v) for n, v in request.headers.raw if n.lower() not in _REPLACED]
+    headers += [(b"Content-Length", b"%d" % len(body)), (b"Accept-Encoding", b"identity")]
+    kind = type(request)
+    return kind(
+        request.method, request.url, headers=headers, content=body, extensions=request.extensions
+    )
+
+
+def ending_of(error: BaseException) -> Ending:
+    """How a call ended that raised this; by class names, which both families share."""
+    for kind in type(error).__mro__:
+        ending = _ENDINGS.get(kind.__name__)
+        if ending is not None:
+            return ending
+    return Ending.CUT if isinstance(error, Exception) else Ending.LEFT
+
+
+_ENDINGS = {
+    "ConnectTimeout": Ending.NOT_SENT_IN_TIME,
+    "PoolTimeout": Ending.NOT_SENT_IN_TIME,
+    "WriteTimeout": Ending.NOT_SENT_IN_TIME,
+    "ConnectError": Ending.NOT_SENT,
+    "WriteError": Ending.NOT_SENT,
+    "ProxyError": Ending.NOT_SENT,
+    "UnsupportedProtocol": Ending.NOT_SENT,
+    "LocalProtocolError": Ending.NOT_SENT,
+    "TimeoutException": Ending.TIMED_OUT,
+    "TimeoutError": Ending.TIMED_OUT,
+}
+
+
+def head(exchange: Exchange, response: Any) -> bool:
+    """Tell the exchange of a response's head; False if there is nothing left to tee."""
+    try:
+        exchange.answered(response.status_code, response.headers)
+        if exchange.is_over or response.status_code == 101:
+            return False
+        if response.is_closed:  # an answer made in memory (a mock transport): never iterated
+            exchange.feed(b"".join(response.stream))
+            exchange.end(Ending.END_OF_FILE)
+            return False
+    except Exception as error:
+        exchange.fault(error)
+        return False
+    return True
+
+
+def names_stream_options(response: Any, body: bytes) -> bool:
+    """Whether an error complains about what we added; a compressed one is looked into."""
+    if response.headers.get("content-encoding", "") in ("gzip", "x-gzip", "deflate"):
+        try:
+            body = zlib.decompressobj(wbits=47).decompress(body, ERROR_BYTES_MAX)
+        except zlib.error:
+            return False
+    return b"stream_options" in body or b"include_usage" in body
+
+
+def check_family(inner: object, base: type, family: str, name: str) -> None:
+    """Notice a transport of the wrong family before its first call dies with a bare assertion.
+
+    Raises:
+        CannotInstrument: `inner` is given and is not a `base`.
+    """
+    if inner is None or isinstance(inner, base):
+        return
+    other = next(
+        (kind.__module__.partition(".")[0] for kind in type(inner).__mro__[-3::-1]), "another"
+    )
+    raise CannotInstrument(
+        f"{name} of meterd_middleware.{family} needs a {family}.{base.__name__} as its inner "
+        f"transport, and was given {type(inner).__module__}.{type(inner).__qualname__} "
+        f"(of {other}); use the {name} that fits: meterd_middleware.httpx or "
+        "meterd_middleware.httpx2, sync for Client, async for AsyncClient"
+    )
+
+
+class Tee:
+    """A response's stream, sync: the inner one's bytes, shown to the exchange as they pass."""
+
+    def __init__(self, inner: Any, exchange: Exchange) -> None:
+        self._inner = inner
+        self._exchange = exchange
+
+    def __iter__(self) -> Iterator[bytes]:
+        exchange = self._exchange
+        feed = exchange.feed
+        hider = exchange.hider
+        try:
+            for chunk in self._inner:
+                feed(chunk)
+                if hider is not None:
+                    chunk = exchange.hide(chunk)
+                    if not chunk:
+                        continue
+                yield chunk
+            exchange.end(Ending.END_OF_FILE)
+            if hider is not None and (rest := exchange.hide_rest()):
+                yield rest
+        except GeneratorExit:  # the app left, perhaps by garbage collection
+            exchange.end_late()
+            raise
+        except BaseException as error:
+            exchange.end(ending_of(error))
+            if isinstance(error, Exception) and (rest := exchange.hide_rest()):
+                yield rest  # what was held back, as the app would have had it before the end
+            raise
+
+    def close(self) -> None:
+        """Close the inner stream. An SDK's finaliser may be who closes it."""
+        self._exchange.end_late()
+        self._inner.close()
+
+
+class AsyncTee:
+    """A response's stream, async."""
+
+    def __init__(self, inner: Any, exchange: Exchange) -> None:
+        self._inner = inner
+        self._exchange = exchange
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        exchange = self._exchange
+        feed = exchange.feed
+        hider = exchange.hider
+        try:
+            async for chunk in self._inner:
+                feed(chunk)
+                if hider is not None:
+                    chunk = exchange.hide(chunk)
+                    if not chunk:
+                        continue
+                yield chunk
+            exchange.end(Ending.END_OF_FILE)
+            if hider is not None and (rest := exchange.hide_rest()):
+                yield rest
+        except GeneratorExit:
+            exchange.end_late()
+            raise
+        except BaseException as error:
+            exchange.end(ending_of(error))
+            if isinstance(error, Exception) and (rest := exchange.hide_rest()):
+                yield rest  # what was held back, as the app would have had it before the end
+            raise
+
+    async def aclose(self) -> None:
+        """Close the inner stream."""
+        self._exchange.end_late()
+        await self._inner.aclose()
+
+
+class Replay:
+    """The part of a body that we have read, then the rest; for either kind of client."""
+
+    def __init__(self, read: list[bytes], rest: Any, inner: Any) -> None:
+        self._read = read
+        self._rest = rest
+        self._inner = inner
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield from self._read
+        yield from self._rest
+
+    def close(self) -> None:
+        """Close the inner stream."""
+        self._inner.close()
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for chunk in self._read:
+            yield chunk
+        async for chunk in self._rest:
+            yield chunk
+
+    async def aclose(self) -> None:
+        """Close the inner stream."""
+        await self._inner.aclose()
+
+
+class SyncShell(Shell):
+    """A sync transport around another; its family's file adds base classes and constructors."""
+
+    _tee: type[Any]
+    _replay: type[Any]
+    _response: type[Any]
+
+    def handle_request(self, request: Any) -> Any:
+        """Meter the request if it is an LLM call; pass it on untouched if it isn't."""
+        meter = self.meter
+        if meter.is_disabled or request.method not in _METHODS:
+            return self.inner.handle_request(request)
+        headers = RequestHeaders(request.headers.raw)
+        exchange = meter.exchanges.begin(*self.arguments(request, headers))
+        if exchange is None:
+            return self.inner.handle_request(self.outgoing(request, headers, None))
+        if exchange.refused is not None:
+            fields, body = exchange.refusal()
+            return self._response(429, headers=fields, content=body)
+        try:
+            response = self.inner.handle_request(self.outgoing(request, headers, exchange))
+            if exchange.new_body is not None and response.status_code in (400, 422):
+                response = self._refused_usage(request, headers, exchange, response)
+        except BaseException as error:
+            exchange.end(ending_of(error))
+            raise
+        if head(exchange, response):
+            response.stream = self._tee(response.stream, exchange)
+        return response
+
+    def _refused_usage(
+        self, request: Any, headers: RequestHeaders, exchange: Exchange, response: Any
+    ) -> Any:
+        """A listed host won't take `stream_options`: remember it, send once more without."""
+        stream, read, size = response.stream, list[bytes](), 0
+        chunks = iter(stream)
+        for chunk in chunks:
+            read.append(chunk)
+            size += len(chunk)
+            if size > ERROR_BYTES_MAX:
+                break
+        if not names_stream_options(response, b"".join(read)):
+            response.stream = self._replay(read, chunks, stream)
+            return response
+        response.close()
+        exchange.refuses_include_usage()
+        return self.inner.handle_request(self.outgoing(request, headers, exchange))
+
+    def close(self) -> None:
+        """Close the inner transport."""
+        self.inner.close()
+
+    def __enter__(self) -> Self:
+        self.inner.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None = None,
+        error: BaseException | None = None,
+        traceback: TracebackType | None = None,
+    ) -> None:
+        self.inner.__exit__(kind, error, traceback)
+
+
+class AsyncShell(Shell):
+    """An async transport around another."""
+
+    _tee: type[Any]
+    _replay: type[Any]
+    _response: type[Any]
+
+    async def handle_async_request(self, request: Any) -> Any:
+        """Meter the request if it is an LLM call; pass it on untouched if it isn't."""
+        meter = self.meter
+        if meter.is_disabled or request.method not in _METHODS:
+            return await self.inner.handle_async_request(request)
+        headers = RequestHeaders(request.headers.raw)
+        exchange = await meter.exchanges.abegin(*self.arguments(request, headers))
+        if exchange is None:
+            return await self.inner.handle_async_request(self.outgoing(request, headers, None))
+        if exchange.refused is not None:
+            fields, body = exchange.refusal()
+            return self._response(429, headers=fields, content=body)
+        try:
+            sent = self.outgoing(request, headers, exchange)
+            response = await self.inner.handle_async_request(sent)
+            if exchange.new_body is not None and response.status_code in (400, 422):
+                response = await self._refused_usage(request, headers, exchange, response)
+        except GeneratorExit:  # the coroutine was dropped while it waited
+            exchange.end_late()
+            raise
+        except BaseException as error:
+            exchange.end(ending_of(error))
+            raise
+        if head(exchange, response):
+            response.stream = self._tee(response.stream, exchange)
+        return response
+
+    async def _refused_usage(
+        self, request: Any, headers: RequestHeaders, exchange: Exchange, response: Any
+    ) -> Any:
+        """A listed host won't take `stream_options`: remember it, send once more without."""
+        stream, read, size = response.stream, list[bytes](), 0
+        chunks = aiter(stream)
+        async for chunk in chunks:
+            read.append(chunk)
+            size += len(chunk)
+            if size > ERROR_BYTES_MAX:
+                break
+        if not names_stream_options(response, b"".join(read)):
+            response.stream = self._replay(read, chunks, stream)
+            return response
+        await response.aclose()
+        exchange.refuses_include_usage()
+        return await self.inner.handle_async_request(self.outgoing(request, headers, exchange))
+
+    async def aclose(self) -> None:
+        """Close the inner transport."""
+        await self.inner.aclose()
+
+    async def __aenter__(self) -> Self:
+        await self.inner.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None = None,
+        error: BaseException | None = None,
+        traceback: TracebackType | None = None,
+    ) -> None:
+        await self.inner.__aexit__(kind, error, traceback)
