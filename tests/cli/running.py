@@ -31,8 +31,15 @@ class Meterctl:
 
     environ: dict[str, str] = field(default_factory=dict)
     out_type: type[io.StringIO] = io.StringIO
+    waits: int = 1_000
+    """How often a command may pause before Ctrl-C is pressed."""
 
     def __call__(self, *arguments: str) -> Run:
         out, err = self.out_type(), io.StringIO()
-        console = Console(out, err, self.environ, now_unix_ns=lambda: NOW, wait=lambda _: None)
+        console = Console(out, err, self.environ, now_unix_ns=lambda: NOW, wait=self._wait)
         return Run(run(arguments, console), out.getvalue(), err.getvalue())
+
+    def _wait(self, _: float) -> None:
+        if not self.waits:
+            raise KeyboardInterrupt
+        self.waits -= 1

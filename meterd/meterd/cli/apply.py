@@ -47,7 +47,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
     with connected(options.target, console) as daemon:
         trial = _ask(daemon, toml, source, console, is_trial=True)
         if trial.mistakes:
-            return _refused(trial, source, options, console)
+            return _refused(trial, options, console)
         is_table = options.format == "table"
         if is_table:
             _show(trial, console)
@@ -56,7 +56,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
             return _finished(trial, options, console)
         answer = _ask(daemon, toml, source, console, is_trial=False)
     if answer.mistakes:
-        return _refused(answer, source, options, console)
+        return _refused(answer, options, console)
     if is_table and list(answer.differences) != list(trial.differences):
         console.print("Another version came in between; what changed is:")
         _show(answer, console)
@@ -98,14 +98,30 @@ def _show(answer: admin_pb2.ApplyResponse, console: Console) -> None:
         [change.field, change.before or "-", change.after or "-", getattr(change, "from")]
         for change in answer.differences
     ]
-    for line in render(columns, rows, console.width):
+    # As wide as it is: what changes must be read in full.
+    for line in render(columns, rows):
         console.print(line)
+
+
+def _warn(answer: admin_pb2.ApplyResponse, name: str, console: Console) -> None:
+    for found in answer.warnings:
+        console.remark(printable(f"{_place(name, found)}: warning: {_said(found)}"))
+
+
+def _place(name: str, found: admin_pb2.Mistake) -> str:
+    """FILE:LINE, so that an editor jumps there."""
+    return f"{name}:{found.line}" if found.line else name
+
+
+def _said(found: admin_pb2.Mistake) -> str:
+    return f"{found.field}: {found.message}" if found.field else found.message
 
 
 def _finished(
     answer: admin_pb2.ApplyResponse, options: argparse.Namespace, console: Console
 ) -> int:
     changes = [_difference(change) for change in answer.differences]
+    _warn(answer, _name(options), console)
     if options.format == "csv":
         write_csv(console.out, _FIELDS, changes)
     elif options.format == "json":
@@ -117,23 +133,17 @@ def _finished(
     return DONE
 
 
-def _refused(
-    answer: admin_pb2.ApplyResponse, source: str, options: argparse.Namespace, console: Console
-) -> int:
-    """Tell every mistake, as FILE:LINE so that an editor jumps there."""
-    mistakes = [
-        {"line": mistake.line, "field": mistake.field, "message": mistake.message}
-        for mistake in answer.mistakes
-    ]
+def _refused(answer: admin_pb2.ApplyResponse, options: argparse.Namespace, console: Console) -> int:
+    """Tell every mistake at once."""
+    mistakes = [_mistake(found) for found in answer.mistakes]
     if options.format == "csv":
         write_csv(console.out, _MISTAKE_FIELDS, mistakes)
     elif options.format == "json":
         write_json(console.out, {**_head_of(answer), "differences": [], "mistakes": mistakes})
-    name = "stdin" if options.file == "-" else options.file
-    for mistake in answer.mistakes:
-        place = f"{name}:{mistake.line}" if mistake.line else name
-        field = f"{mistake.field}: " if mistake.field else ""
-        console.remark(printable(f"{place}: {field}{mistake.message}"))
+    name = _name(options)
+    for found in answer.mistakes:
+        console.remark(printable(f"{_place(name, found)}: {_said(found)}"))
+    _warn(answer, name, console)
     console.remark(
         f"meterctl apply: {counted(len(mistakes), 'mistake')} in {name}, nothing of it was applied"
     )
@@ -145,7 +155,16 @@ def _head_of(answer: admin_pb2.ApplyResponse) -> dict[str, object]:
         "schema": "meterd.apply/1",
         "applied": answer.applied,
         "config_version": answer.config_version,
+        "warnings": [_mistake(found) for found in answer.warnings],
     }
+
+
+def _name(options: argparse.Namespace) -> str:
+    return "stdin" if options.file == "-" else str(options.file)
+
+
+def _mistake(found: admin_pb2.Mistake) -> dict[str, object]:
+    return {"line": found.line, "field": found.field, "message": found.message}
 
 
 def _difference(change: admin_pb2.Difference) -> dict[str, object]:

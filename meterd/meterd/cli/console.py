@@ -84,7 +84,8 @@ class Console:
         self.out.write(text + "\n")
 
     def remark(self, text: str) -> None:
-        """Write one line beside the answer."""
+        """Write one line beside the answer, after what was answered so far."""
+        self.out.flush()
         self.err.write(text + "\n")
         self.err.flush()
 

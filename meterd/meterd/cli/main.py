@@ -131,7 +131,8 @@ def _say(console: Console, program: str, sentence: str, code: int) -> int:
     except OSError:
         pass  # The error to tell may be that very one.
     try:
-        console.remark(f"{program}: {sentence}")
+        console.err.write(f"{program}: {sentence}\n")
+        console.err.flush()
     except OSError:
         pass  # Nobody listens; the exit code still says it.
     return code

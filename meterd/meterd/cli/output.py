@@ -7,6 +7,7 @@ breaks off leaves a file that visibly has no end, and an exit code other than 0.
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
@@ -18,13 +19,16 @@ Cell = str | int | None
 # headers, so a stranger could send one (OWASP, "CSV injection"; CVE-2021-41270). The wide
 # forms are read as the narrow ones by spreadsheets with a Japanese input method.
 _FORMULA_STARTS = tuple("=+-@\t\r\n＝＋－＠")
+_DECIMAL = re.compile(r"-?[0-9]+(\.[0-9]+)?(E[+-]?[0-9]+)?")
 _QUOTED = frozenset('",\r\n')
 
 
 def csv_line(cells: Iterable[Cell], figures: frozenset[int] = frozenset()) -> str:
     """One line of csv. `figures` are the positions of decimal strings, which stay bare."""
     return ",".join(
-        str(cell) if isinstance(cell, int) or index in figures else _csv_text(cell or "")
+        str(cell)
+        if isinstance(cell, int) or (index in figures and _DECIMAL.fullmatch(cell or ""))
+        else _csv_text(cell or "")
         for index, cell in enumerate(cells)
     )
 
