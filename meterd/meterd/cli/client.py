@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from meterd.cli.console import CommandRefused, DaemonUnavailable, WrongUsage, WrongValue
+from meterd.cli.console import CommandRefused, DaemonUnavailable, WrongValue
 from meterd.cli.targets import Target, choose
 
 # Before grpc is imported: its core else writes lines of its own between ours.
@@ -101,24 +101,24 @@ def connected(option: str | None, console: Console) -> Iterator[Daemon]:
     """Connect to the target that `--target` or the environment names, for one command."""
     target = choose(console.environ, option)
     access_key = _access_key(console.environ)
-    channel = _open_channel(target, access_key, console.environ)
+    channel = _open_channel(target, console.environ)
     try:
         yield Daemon(target, channel, access_key)
     finally:
         channel.close()
 
 
-def _open_channel(target: Target, access_key: str, environ: Mapping[str, str]) -> grpc.Channel:
+def _open_channel(target: Target, environ: Mapping[str, str]) -> grpc.Channel:
+    """A channel, encrypted wherever an access key could be overheard: as the apps connect.
+
+    Without METERD_TLS_CA a public address is met with the system's authorities; a socket,
+    this machine and a private network need no TLS.
+    """
     authority = environ.get("METERD_TLS_CA", "")
-    if authority and not target.path:
-        credentials = grpc.ssl_channel_credentials(_read(authority, "METERD_TLS_CA"))
-        return grpc.secure_channel(target.address, credentials, _OPTIONS)
-    if access_key and not target.path and not _is_private(target.host):
-        raise WrongUsage(
-            f"{target} is on a public network and METERD_TLS_CA is not set: the access key "
-            "would travel unencrypted"
-        )
-    return grpc.insecure_channel(target.address, _OPTIONS)
+    if target.path or (not authority and _is_private(target.host)):
+        return grpc.insecure_channel(target.address, _OPTIONS)
+    roots = _read(authority, "METERD_TLS_CA") if authority else None
+    return grpc.secure_channel(target.address, grpc.ssl_channel_credentials(roots), _OPTIONS)
 
 
 def _is_private(host: str) -> bool:

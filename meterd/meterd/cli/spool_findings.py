@@ -109,10 +109,13 @@ def _directory(root: Path, directory: SpoolDirectory, around: Surroundings) -> I
     watermark = max(directory.watermark, known.watermark if known else 0)
     waiting = max(0, directory.last_sequence - watermark)
     age_ns = around.now_unix_ns - directory.written_unix_ns
-    if waiting and age_ns > _GRACE_NS:
+    if age_ns > _GRACE_NS and (waiting or not directory.is_live):
         what = (
             f"{counted(waiting, 'record')} wait in {directory.path}, the newest written "
             f"{duration(age_ns)} ago"
+            if waiting
+            else f"{directory.path} waits to be adopted for {duration(age_ns)}: calls that were "
+            "open when its process died aren't counted yet"
         )
         if directory.is_live:
             yield _held(directory, known, what, around)

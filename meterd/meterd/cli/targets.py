@@ -59,7 +59,7 @@ def parse(text: str, name: str = "--target") -> Target:
         raise WrongValue(
             name, text, f"a socket path of at most {_UNIX_PATH_BYTES_MAX} bytes, a system's limit"
         )
-    host, port = _host_and_port(text)
+    host, port = ("", "") if text.startswith("unix:") else _host_and_port(text)
     if host and port.isdecimal() and 0 < int(port) < 65_536:
         return Target(host=host, port=int(port))
     raise WrongValue(name, text, "unix:PATH or HOST:PORT")
