@@ -26,7 +26,14 @@ from meterd_middleware.lease import Denied
 from meterd_middleware.pending import Memory
 from meterd_middleware.readers import reader_for
 from meterd_middleware.request import read_request
-from meterd_middleware.settlement import NOTHING_READ, Ending, Sent, records_of, refused_record
+from meterd_middleware.settlement import (
+    NOTHING_READ,
+    Ending,
+    Sent,
+    polled,
+    records_of,
+    refused_record,
+)
 from meterd_middleware.spool import OpenCall
 
 if TYPE_CHECKING:
@@ -457,6 +464,8 @@ class Exchanges:
         if sent.call.poll_id and not self.intake.is_first_sight(sent, reading, now_ns):
             return
         records = records_of(sent, ending, exchange.http_status, reading, duration_ms)
+        if sent.call.poll_id or reading.is_background:
+            records = polled(records, sent.call.poll_id, reading)
         closes = exchange.call_number
         tokens = 0
         for record in records:

@@ -58,6 +58,7 @@ _BY_HAND = {
     "requests": "requests goes through urllib3",
     "aiohttp": "aiohttp is a library of its own",
     "xai_sdk": "xai-sdk goes through gRPC",
+    "litellm": "litellm makes its clients itself, a provider at a time",
 }
 
 
@@ -70,8 +71,8 @@ def instrument(client: Client, *, meter: Meter, account: str = "") -> Client:
     Args:
         client: a client of openai, anthropic, google-genai, mistralai, cohere, groq, together,
             ollama, huggingface_hub, langchain, pydantic-ai, openai-agents, httpx or httpx2;
-            also the modules `openai`, `ollama`, `huggingface_hub` and `litellm`, whose
-            functions use a client of their own.
+            also the modules `openai`, `ollama` and `huggingface_hub`, whose functions use a
+            client of their own.
         account: labels the provider's key in the records, for reconciling with its bill.
 
     Raises:
@@ -173,21 +174,6 @@ class _Found:
         metered_client._meterd_inner = make  # type: ignore[attr-defined]  # so as to wrap once
         http.set_async_client_factory(metered_client)
 
-    def litellm_module(self, module: Any) -> None:
-        """litellm: the sessions that its handlers for OpenAI and its like use where set."""
-        import httpx
-
-        if module.client_session is None:
-            module.client_session = httpx.Client(follow_redirects=True)
-        if module.aclient_session is None:
-            module.aclient_session = httpx.AsyncClient(follow_redirects=True)
-        self.look(module.client_session)
-        self.look(module.aclient_session)
-        logger.info(
-            "meterd: litellm makes clients of its own for some providers; instrument_all(meter) "
-            "meters those too"
-        )
-
 
 _SPECIAL: dict[str, Callable[[_Found, Any], None]] = {
     "google.genai._api_client.BaseApiClient": _Found.google_genai,
@@ -195,7 +181,6 @@ _SPECIAL: dict[str, Callable[[_Found, Any], None]] = {
     "huggingface_hub": _Found.huggingface,
     "huggingface_hub.inference._client.InferenceClient": _Found.huggingface,
     "huggingface_hub.inference._generated._async_client.AsyncInferenceClient": _Found.huggingface,
-    "litellm": _Found.litellm_module,
 }
 
 

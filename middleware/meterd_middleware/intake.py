@@ -42,6 +42,7 @@ class Intake:
         self._never_ask: set[str] = set()
         self._hosts: set[str] = set()
         self._pending: Memory[Sent] = Memory(PENDING_KEEP_S)
+        self._polled: Memory[bool] = Memory(PENDING_KEEP_S)
         self._chains: Memory[int] = Memory(CHAIN_KEEP_S)
         self._calls_by_model: dict[tuple[str, str], int] = {}
         self._places: set[str] = set()
@@ -132,7 +133,17 @@ class Intake:
                 self._chains.put(sent.call.chain_id, tokens, now_ns)
 
     def is_first_sight(self, sent: Sent, reading: Reading, now_ns: int) -> bool:
-        """Whether a GET of a response shows the usage of a background call for the first time."""
+        """Whether a GET of a response shows the usage of a background call for the first time.
+
+        Started here, it is counted once; started elsewhere, each process that polls it counts
+        it, under one `dedupe_id`. Any other response was counted when it was made.
+        """
         if reading.pending_id or not reading.usages:
             return False
-        return self._pending.pop(sent.call.poll_id, now_ns) is not None
+        if self._pending.pop(sent.call.poll_id, now_ns) is not None:
+            self._polled.put(sent.call.poll_id, True, now_ns)
+            return True
+        if not reading.is_background or self._polled.get(sent.call.poll_id, now_ns):
+            return False
+        self._polled.put(sent.call.poll_id, True, now_ns)
+        return True

@@ -9,7 +9,7 @@ can have been used: a request that never left, an answer that is an error.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -89,6 +89,24 @@ def records_of(
         )
         records.append(record)
     return records
+
+
+def polled(records: list[UsageRecord], poll_id: str, reading: Reading) -> list[UsageRecord]:
+    """The records of a background response: whoever counts it first, it is counted once.
+
+    A poll doesn't count as a request: the call that started it did.
+    """
+    if reading.pending_id or not reading.usages:
+        return records
+    key = poll_id or reading.response_id
+    return [
+        replace(
+            record,
+            dedupe_id=f"{key}#{index}" if index else key,
+            is_continuation=record.is_continuation or bool(poll_id),
+        )
+        for index, record in enumerate(records)
+    ]
 
 
 def refused_record(sent: Sent, http_status: int, reason: str) -> UsageRecord:

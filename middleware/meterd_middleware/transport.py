@@ -17,6 +17,7 @@ import zlib
 from typing import TYPE_CHECKING, Any, Self
 
 from meterd_middleware.errors import CannotInstrument
+from meterd_middleware.fields import OURS, Fields, without_ours
 from meterd_middleware.settlement import Ending
 from meterd_middleware.tags import CLIENT_HEADER, PROJECT_HEADER
 
@@ -27,46 +28,10 @@ if TYPE_CHECKING:
     from meterd_middleware.exchange import Exchange
     from meterd_middleware.meter import Meter
 
-_CLIENT, _PROJECT = CLIENT_HEADER.encode(), PROJECT_HEADER.encode()
-_OURS = frozenset({_CLIENT, _PROJECT})
 _METHODS = frozenset({"POST", "GET"})
 
 ERROR_BYTES_MAX = 64 * 1024
 """How much of a 400 or 422 is read to see whether it names what we added."""
-
-
-class RequestHeaders(dict[str, str]):
-    """A request's headers by lower-case name; two of ours are kept apart by a NUL."""
-
-    __slots__ = ()
-
-    def __init__(self, raw: list[tuple[bytes, bytes]]) -> None:
-        for name, value in raw:
-            key = name.lower()
-            if key in _WANTED:
-                text = value.decode("latin-1")
-                lower = _WANTED[key]
-                if key in _OURS and lower in self:
-                    text = f"{self[lower]}\0{text}"
-                self[lower] = text
-
-
-_WANTED = {
-    name.encode(): name
-    for name in (
-        CLIENT_HEADER,
-        PROJECT_HEADER,
-        "authorization",
-        "content-type",
-        "content-encoding",
-        "x-stainless-retry-count",
-        "openai-beta",
-        "anthropic-beta",
-        "anthropic-version",
-        "api-key",
-    )
-}
-"""What anybody asks of a request's headers: decoding the rest would cost more than reading."""
 
 
 class Shell:
@@ -79,8 +44,8 @@ class Shell:
         self.strips_always = always
 
     def arguments(
-        self, request: Any, headers: RequestHeaders
-    ) -> tuple[str, str, str, str, RequestHeaders, bytes | None, str]:
+        self, request: Any, headers: Fields
+    ) -> tuple[str, str, str, str, Fields, bytes | None, str]:
         """What `Exchanges.begin` wants to know of a request; its body only if it is in memory."""
         url = request.url
         try:
@@ -90,7 +55,7 @@ class Shell:
         query = url.query.decode("ascii", "replace")
         return request.method, url.host, url.path, query, headers, body, self.account
 
-    def outgoing(self, request: Any, headers: RequestHeaders, exchange: Exchange | None) -> Any:
+    def outgoing(self, request: Any, headers: Fields, exchange: Exchange | None) -> Any:
         """The request to send: the app's own, or a copy without our headers."""
         if exchange is not None:
             if exchange.new_body is not None:
@@ -101,9 +66,9 @@ class Shell:
             return request
         if exchange is None and not self._strips(request, headers):
             return request
-        return _copied(request, _without_ours(request))
+        return _stripped(request)
 
-    def _strips(self, request: Any, headers: RequestHeaders) -> bool:
+    def _strips(self, request: Any, headers: Fields) -> bool:
         """Whether a request that isn't an LLM call may not carry our headers either.
 
         Under `instrument_all` the app's own services may well be meant to get them.
@@ -113,20 +78,16 @@ class Shell:
         return self.strips_always or self.meter.exchanges.intake.is_known(request.url.host)
 
 
-def _without_ours(request: Any) -> list[tuple[bytes, bytes]]:
-    return [(name, value) for name, value in request.headers.raw if name.lower() not in _OURS]
-
-
-def _copied(request: Any, headers: list[tuple[bytes, bytes]]) -> Any:
-    """A copy that shares body and extensions: azure and httpcore read the latter."""
+def _stripped(request: Any) -> Any:
+    """A copy without our headers, sharing body and extensions: azure and httpcore read those."""
     kind: Any = type(request)
     copy = kind.__new__(kind)
     copy.__dict__.update(request.__dict__)
-    copy.headers = type(request.headers)(headers)
+    copy.headers = without_ours(request.headers)
     return copy
 
 
-_REPLACED = _OURS | {b"content-length", b"accept-encoding"}
+_REPLACED = OURS | {b"content-length", b"accept-encoding"}
 
 
 def _with_body(request: Any, body: bytes) -> Any:
@@ -165,7 +126,7 @@ _ENDINGS = {
 def head(exchange: Exchange, response: Any) -> bool:
     """Tell the exchange of a response's head; False if there is nothing left to tee."""
     try:
-        exchange.answered(response.status_code, response.headers)
+        exchange.answered(response.status_code, Fields(response.headers))
         if exchange.is_over or response.status_code == 101:
             return False
         if response.is_closed:  # an answer made in memory (a mock transport): never iterated
@@ -320,7 +281,7 @@ class SyncShell(Shell):
         meter = self.meter
         if meter.is_disabled or request.method not in _METHODS:
             return self.inner.handle_request(request)
-        headers = RequestHeaders(request.headers.raw)
+        headers = Fields(request.headers)
         exchange = meter.exchanges.begin(*self.arguments(request, headers))
         if exchange is None:
             return self.inner.handle_request(self.outgoing(request, headers, None))
@@ -339,7 +300,7 @@ class SyncShell(Shell):
         return response
 
     def _refused_usage(
-        self, request: Any, headers: RequestHeaders, exchange: Exchange, response: Any
+        self, request: Any, headers: Fields, exchange: Exchange, response: Any
     ) -> Any:
         """A listed host won't take `stream_options`: remember it, send once more without."""
         stream, read, size = response.stream, list[bytes](), 0
@@ -385,7 +346,7 @@ class AsyncShell(Shell):
         meter = self.meter
         if meter.is_disabled or request.method not in _METHODS:
             return await self.inner.handle_async_request(request)
-        headers = RequestHeaders(request.headers.raw)
+        headers = Fields(request.headers)
         exchange = await meter.exchanges.abegin(*self.arguments(request, headers))
         if exchange is None:
             return await self.inner.handle_async_request(self.outgoing(request, headers, None))
@@ -408,7 +369,7 @@ class AsyncShell(Shell):
         return response
 
     async def _refused_usage(
-        self, request: Any, headers: RequestHeaders, exchange: Exchange, response: Any
+        self, request: Any, headers: Fields, exchange: Exchange, response: Any
     ) -> Any:
         """A listed host won't take `stream_options`: remember it, send once more without."""
         stream, read, size = response.stream, list[bytes](), 0

@@ -64,6 +64,8 @@ class Reading:
     """The kind of an error inside a 200 ("server_error"), never its message."""
     pending_id: str = ""
     """A background response that is still queued or running: its usage comes with a later GET."""
+    is_background: bool = False
+    """The response ran in the background: whoever polls it sees the same usage again."""
     price_context: Mapping[str, str] = field(default_factory=lambda: NO_CONTEXT)
     tool_calls: Mapping[str, int] = field(default_factory=lambda: NOTHING)
     provider_cost: Decimal | None = None
