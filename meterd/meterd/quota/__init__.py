@@ -1,0 +1,1 @@
+"""Rules of quotas: values in, values out; no store, no clock."""

@@ -1,0 +1,145 @@
+"""Watching what is used come up to its thresholds, and telling of each once.
+
+    committed usage ─▶ how much was used, in memory ─▶ may a threshold be reached?
+        ─▶ ask the ledger ─▶ prepared, claimed in the store, told
+
+The figures in memory only say when it is worth asking: an event rests on the ledger's own.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from meterd.errors import Unavailable
+from meterd.hooks import ThresholdEvent
+from meterd.quota.thresholds import Mark, next_mark, reached
+from meterd.service.used import used_tokens
+from meterd.store.values import PeriodIndex
+
+if TYPE_CHECKING:
+    from meterd.clock import Clock
+    from meterd.quota.scopes import Quota
+    from meterd.service.rulings import Ruling, Rulings
+    from meterd.store.store import Store
+    from meterd.store.values import Committed, UsageKey
+
+_log = logging.getLogger("meterd")
+
+COMMITS_WAITING_MAX = 1_024
+"""Transactions between two looks; beyond them their usage is added up at once."""
+QUOTAS_WATCHED_MAX = 100_000
+
+
+class Teller(Protocol):
+    """Who is told: `hooks.Hooks`."""
+
+    async def prepare(self, event: ThresholdEvent) -> None:
+        """Write an event where a crash can't lose it; before it is claimed."""
+        ...
+
+    def tell(self, event: ThresholdEvent) -> None:
+        """Tell of an event that was prepared and claimed."""
+        ...
+
+
+@dataclass(slots=True)
+class _Watched:
+    """How near a quota is to its next threshold, by what memory knows."""
+
+    used: int
+    next_at: int | None
+
+
+class ThresholdWatch:
+    """Follows the ledger; `look` does the asking and telling. Belongs to the event loop."""
+
+    def __init__(self, store: Store, rulings: Rulings, teller: Teller, clock: Clock) -> None:
+        self._store = store
+        self._rulings = rulings
+        self._teller = teller
+        self._clock = clock
+        self._commits: list[Committed] = []
+        self._used: dict[UsageKey, int] = {}
+        self._watched: dict[Quota, _Watched] = {}
+        store.subscribe(self._committed)
+
+    def forget(self, client: str) -> None:
+        """Ask the ledger anew for a client's quotas: they have changed."""
+        for quota in [quota for quota in self._watched if quota.rule.client in ("", client)]:
+            del self._watched[quota]
+
+    def forget_all(self) -> None:
+        """Ask the ledger anew for every quota."""
+        self._watched.clear()
+
+    async def look(self) -> None:
+        """See what the usage since the last look has reached."""
+        self._add_up()
+        used, self._used = self._used, {}
+        for key, tokens in used.items():
+            try:
+                await self._look_at(key, tokens)
+            except Unavailable as error:
+                _log.error("thresholds of %s can't be looked at: %s", key.client, error)
+
+    def _committed(self, committed: Committed) -> None:
+        if committed.end_row > committed.first_row:
+            self._commits.append(committed)
+            if len(self._commits) >= COMMITS_WAITING_MAX:
+                self._add_up()
+
+    def _add_up(self) -> None:
+        commits, self._commits = self._commits, []
+        for committed in commits:
+            for key, tokens in committed.usage().items():
+                self._used[key] = self._used.get(key, 0) + tokens
+
+    async def _look_at(self, key: UsageKey, tokens: int) -> None:
+        ruling = await self._rulings.of(key.client)
+        if key.period != ruling.period.index:
+            return  # a closed quota's late usage alarms nobody any more
+        for quota in ruling.quotas:
+            if quota.counts(key.client, key.project, key.model):
+                watched = self._watched.get(quota)
+                if watched is not None:
+                    watched.used += tokens
+                    if watched.next_at is None or watched.used < watched.next_at:
+                        continue
+                await self._ask(ruling, quota)
+
+    async def _ask(self, ruling: Ruling, quota: Quota) -> None:
+        """Ask the ledger what is used, and tell of what that has reached."""
+        used = (await used_tokens(self._store, [quota]))[quota]
+        shares = ruling.terms.thresholds
+        if len(self._watched) >= QUOTAS_WATCHED_MAX:
+            self._watched.clear()
+        self._watched[quota] = _Watched(used, next_mark(quota, shares, used))
+        for mark in reached(quota, shares, used):
+            await self._tell(ruling, mark, used)
+
+    async def _tell(self, ruling: Ruling, mark: Mark, used: int) -> None:
+        now_ns = self._clock.unix_ns()
+        event = ThresholdEvent(
+            rule=mark.quota.name,
+            client=mark.quota.rule.client,
+            period=ruling.period.name,
+            percent=mark.percent,
+            of="cap" if mark.of_cap else "quota",
+            used=used,
+            limit=mark.limit,
+            quota_version=mark.limit,
+            at_unix_ns=now_ns,
+            plan=ruling.terms.plan_name if mark.quota.is_own else "",
+        )
+        await self._teller.prepare(event)
+        is_first = await self._store.claim_event(
+            mark.quota.rule.client,
+            PeriodIndex(mark.quota.period),
+            mark.limit,
+            mark.event,
+            now_ns // 1_000_000,
+        )
+        if is_first:
+            self._teller.tell(event)
