@@ -48,7 +48,9 @@ def rollup(
     answers = [rollup_pb2.RollupResponse(header=head)]
     for keys, figures in rows:
         row = rollup_pb2.RollupRow(**keys, usage=usage(figures))
-        answers.append(rollup_pb2.RollupResponse(row=row))
+        # A message each: where the daemon cuts is its own affair.
+        part = rollup_pb2.RollupRows(rows=[row])
+        answers.append(rollup_pb2.RollupResponse(rows=part))
     answers.append(rollup_pb2.RollupResponse(total=rollup_pb2.RollupTotal(usage=usage(total))))
     return answers
 

@@ -116,8 +116,8 @@ def _rows(
     rollup: Rollup, answers: Iterator[rollup_pb2.RollupResponse]
 ) -> Iterator[rollup_pb2.RollupRow]:
     for answer in answers:
-        if answer.HasField("row"):
-            yield answer.row
+        if answer.HasField("rows"):
+            yield from answer.rows.rows
         elif answer.HasField("total"):
             rollup.total = answer.total.usage
 

@@ -24,27 +24,29 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cmeterd_proto/v1/rollup.proto\x12\tmeterd.v1\"Q\n\rRollupRequest\x12\x0e\n\x06period\x18\x01 \x01(\t\x12 \n\x02\x62y\x18\x02 \x03(\x0e\x32\x14.meterd.v1.Dimension\x12\x0e\n\x06\x63lient\x18\x03 \x01(\t\"\x94\x01\n\x0eRollupResponse\x12)\n\x06header\x18\x01 \x01(\x0b\x32\x17.meterd.v1.RollupHeaderH\x00\x12#\n\x03row\x18\x02 \x01(\x0b\x32\x14.meterd.v1.RollupRowH\x00\x12\'\n\x05total\x18\x03 \x01(\x0b\x32\x16.meterd.v1.RollupTotalH\x00\x42\t\n\x07message\"\xc9\x01\n\x0cRollupHeader\x12\x0e\n\x06period\x18\x01 \x01(\t\x12\r\n\x05start\x18\x02 \x01(\t\x12\x0b\n\x03\x65nd\x18\x03 \x01(\t\x12\x10\n\x08timezone\x18\x04 \x01(\t\x12\x10\n\x08\x63urrency\x18\x05 \x01(\t\x12 \n\x02\x62y\x18\x06 \x03(\x0e\x32\x14.meterd.v1.Dimension\x12\x14\n\x0clate_records\x18\x07 \x01(\x04\x12\x1b\n\x13quarantined_records\x18\x08 \x01(\x04\x12\x14\n\x0clost_records\x18\t \x01(\x04\"i\n\tRollupRow\x12\x0e\n\x06\x63lient\x18\x01 \x01(\t\x12\x0f\n\x07project\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x0b\n\x03\x64\x61y\x18\x04 \x01(\t\x12\x1f\n\x05usage\x18\x05 \x01(\x0b\x32\x10.meterd.v1.Usage\".\n\x0bRollupTotal\x12\x1f\n\x05usage\x18\x01 \x01(\x0b\x32\x10.meterd.v1.Usage\"\xf7\x02\n\x05Usage\x12\x10\n\x08requests\x18\x01 \x01(\x03\x12\x17\n\x0f\x66\x61iled_requests\x18\x02 \x01(\x03\x12\x18\n\x10refused_requests\x18\x03 \x01(\x03\x12\x0e\n\x06tokens\x18\x04 \x01(\x03\x12\x14\n\x0cinput_tokens\x18\x05 \x01(\x03\x12\x19\n\x11\x63\x61\x63he_read_tokens\x18\x06 \x01(\x03\x12\x1a\n\x12\x63\x61\x63he_write_tokens\x18\x07 \x01(\x03\x12\x1f\n\x17\x63\x61\x63he_write_long_tokens\x18\x08 \x01(\x03\x12\x15\n\routput_tokens\x18\t \x01(\x03\x12\x18\n\x10reasoning_tokens\x18\n \x01(\x03\x12\x1a\n\x12\x61udio_input_tokens\x18\x0b \x01(\x03\x12\x1b\n\x13\x61udio_output_tokens\x18\x0c \x01(\x03\x12\x0c\n\x04\x63ost\x18\r \x01(\t\x12\x18\n\x10\x65stimated_tokens\x18\x0e \x01(\x03\x12\x19\n\x11unpriced_requests\x18\x0f \x01(\x03*{\n\tDimension\x12\x19\n\x15\x44IMENSION_UNSPECIFIED\x10\x00\x12\x14\n\x10\x44IMENSION_CLIENT\x10\x01\x12\x15\n\x11\x44IMENSION_PROJECT\x10\x02\x12\x13\n\x0f\x44IMENSION_MODEL\x10\x03\x12\x11\n\rDIMENSION_DAY\x10\x04\x32O\n\rRollupService\x12>\n\x05Query\x12\x18.meterd.v1.RollupRequest\x1a\x19.meterd.v1.RollupResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cmeterd_proto/v1/rollup.proto\x12\tmeterd.v1\"Q\n\rRollupRequest\x12\x0e\n\x06period\x18\x01 \x01(\t\x12 \n\x02\x62y\x18\x02 \x03(\x0e\x32\x14.meterd.v1.Dimension\x12\x0e\n\x06\x63lient\x18\x03 \x01(\t\"\x96\x01\n\x0eRollupResponse\x12)\n\x06header\x18\x01 \x01(\x0b\x32\x17.meterd.v1.RollupHeaderH\x00\x12%\n\x04rows\x18\x02 \x01(\x0b\x32\x15.meterd.v1.RollupRowsH\x00\x12\'\n\x05total\x18\x03 \x01(\x0b\x32\x16.meterd.v1.RollupTotalH\x00\x42\t\n\x07message\"\xc9\x01\n\x0cRollupHeader\x12\x0e\n\x06period\x18\x01 \x01(\t\x12\r\n\x05start\x18\x02 \x01(\t\x12\x0b\n\x03\x65nd\x18\x03 \x01(\t\x12\x10\n\x08timezone\x18\x04 \x01(\t\x12\x10\n\x08\x63urrency\x18\x05 \x01(\t\x12 \n\x02\x62y\x18\x06 \x03(\x0e\x32\x14.meterd.v1.Dimension\x12\x14\n\x0clate_records\x18\x07 \x01(\x04\x12\x1b\n\x13quarantined_records\x18\x08 \x01(\x04\x12\x14\n\x0clost_records\x18\t \x01(\x04\"0\n\nRollupRows\x12\"\n\x04rows\x18\x01 \x03(\x0b\x32\x14.meterd.v1.RollupRow\"i\n\tRollupRow\x12\x0e\n\x06\x63lient\x18\x01 \x01(\t\x12\x0f\n\x07project\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x0b\n\x03\x64\x61y\x18\x04 \x01(\t\x12\x1f\n\x05usage\x18\x05 \x01(\x0b\x32\x10.meterd.v1.Usage\".\n\x0bRollupTotal\x12\x1f\n\x05usage\x18\x01 \x01(\x0b\x32\x10.meterd.v1.Usage\"\xf7\x02\n\x05Usage\x12\x10\n\x08requests\x18\x01 \x01(\x03\x12\x17\n\x0f\x66\x61iled_requests\x18\x02 \x01(\x03\x12\x18\n\x10refused_requests\x18\x03 \x01(\x03\x12\x0e\n\x06tokens\x18\x04 \x01(\x03\x12\x14\n\x0cinput_tokens\x18\x05 \x01(\x03\x12\x19\n\x11\x63\x61\x63he_read_tokens\x18\x06 \x01(\x03\x12\x1a\n\x12\x63\x61\x63he_write_tokens\x18\x07 \x01(\x03\x12\x1f\n\x17\x63\x61\x63he_write_long_tokens\x18\x08 \x01(\x03\x12\x15\n\routput_tokens\x18\t \x01(\x03\x12\x18\n\x10reasoning_tokens\x18\n \x01(\x03\x12\x1a\n\x12\x61udio_input_tokens\x18\x0b \x01(\x03\x12\x1b\n\x13\x61udio_output_tokens\x18\x0c \x01(\x03\x12\x0c\n\x04\x63ost\x18\r \x01(\t\x12\x18\n\x10\x65stimated_tokens\x18\x0e \x01(\x03\x12\x19\n\x11unpriced_requests\x18\x0f \x01(\x03*{\n\tDimension\x12\x19\n\x15\x44IMENSION_UNSPECIFIED\x10\x00\x12\x14\n\x10\x44IMENSION_CLIENT\x10\x01\x12\x15\n\x11\x44IMENSION_PROJECT\x10\x02\x12\x13\n\x0f\x44IMENSION_MODEL\x10\x03\x12\x11\n\rDIMENSION_DAY\x10\x04\x32O\n\rRollupService\x12>\n\x05Query\x12\x18.meterd.v1.RollupRequest\x1a\x19.meterd.v1.RollupResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'meterd_proto.v1.rollup_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DIMENSION']._serialized_start=1014
-  _globals['_DIMENSION']._serialized_end=1137
+  _globals['_DIMENSION']._serialized_start=1066
+  _globals['_DIMENSION']._serialized_end=1189
   _globals['_ROLLUPREQUEST']._serialized_start=43
   _globals['_ROLLUPREQUEST']._serialized_end=124
   _globals['_ROLLUPRESPONSE']._serialized_start=127
-  _globals['_ROLLUPRESPONSE']._serialized_end=275
-  _globals['_ROLLUPHEADER']._serialized_start=278
-  _globals['_ROLLUPHEADER']._serialized_end=479
-  _globals['_ROLLUPROW']._serialized_start=481
-  _globals['_ROLLUPROW']._serialized_end=586
-  _globals['_ROLLUPTOTAL']._serialized_start=588
-  _globals['_ROLLUPTOTAL']._serialized_end=634
-  _globals['_USAGE']._serialized_start=637
-  _globals['_USAGE']._serialized_end=1012
-  _globals['_ROLLUPSERVICE']._serialized_start=1139
-  _globals['_ROLLUPSERVICE']._serialized_end=1218
+  _globals['_ROLLUPRESPONSE']._serialized_end=277
+  _globals['_ROLLUPHEADER']._serialized_start=280
+  _globals['_ROLLUPHEADER']._serialized_end=481
+  _globals['_ROLLUPROWS']._serialized_start=483
+  _globals['_ROLLUPROWS']._serialized_end=531
+  _globals['_ROLLUPROW']._serialized_start=533
+  _globals['_ROLLUPROW']._serialized_end=638
+  _globals['_ROLLUPTOTAL']._serialized_start=640
+  _globals['_ROLLUPTOTAL']._serialized_end=686
+  _globals['_USAGE']._serialized_start=689
+  _globals['_USAGE']._serialized_end=1064
+  _globals['_ROLLUPSERVICE']._serialized_start=1191
+  _globals['_ROLLUPSERVICE']._serialized_end=1270
 # @@protoc_insertion_point(module_scope)

@@ -75,26 +75,26 @@ class RollupResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     HEADER_FIELD_NUMBER: _builtins.int
-    ROW_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
     TOTAL_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def header(self) -> Global___RollupHeader: ...
     @_builtins.property
-    def row(self) -> Global___RollupRow: ...
+    def rows(self) -> Global___RollupRows: ...
     @_builtins.property
     def total(self) -> Global___RollupTotal: ...
     def __init__(
         self,
         *,
         header: Global___RollupHeader | None = ...,
-        row: Global___RollupRow | None = ...,
+        rows: Global___RollupRows | None = ...,
         total: Global___RollupTotal | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "message", b"message", "row", b"row", "total", b"total"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "message", b"message", "rows", b"rows", "total", b"total"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "message", b"message", "row", b"row", "total", b"total"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "message", b"message", "rows", b"rows", "total", b"total"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["header", "row", "total"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["header", "rows", "total"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -145,6 +145,28 @@ class RollupHeader(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RollupHeader: _TypeAlias = RollupHeader  # noqa: Y015
+
+@_typing.final
+class RollupRows(_message.Message):
+    """Some hundred rows: a message each would cost more than all the rest of a query."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROWS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def rows(self) -> _containers.RepeatedCompositeFieldContainer[Global___RollupRow]: ...
+    def __init__(
+        self,
+        *,
+        rows: _abc.Iterable[Global___RollupRow] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["rows", b"rows"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RollupRows: _TypeAlias = RollupRows  # noqa: Y015
 
 @_typing.final
 class RollupRow(_message.Message):
