@@ -39,8 +39,9 @@ IDLE_NS = 600 * 10**9
 """Without a call for so long, a client's leases are returned."""
 FORGET_NS = 3_600 * 10**9
 """Without a call for so long, a client is forgotten."""
+SWEEP_NS = 10**9
 SWEPT_AT_ONCE = 256
-"""Accounts looked at by one sweep, so that it never holds the lock for long."""
+"""Accounts looked at in each `SWEEP_NS`, so that a sweep never holds the lock for long."""
 CEILING_UNSTATED = 4 * REPLY_TOKENS_BEFORE
 """What `reserve = "ceiling"` takes for the ceiling of a call that states none."""
 
@@ -56,6 +57,7 @@ class Holdings:
         self.ended: deque[LeasedReservation] = deque()
         self._on_unreachable = on_unreachable
         self._sweeping: Iterator[Account] = iter(())
+        self._sweep_ns = 0
 
     def decide(
         self,
@@ -136,11 +138,9 @@ class Holdings:
         """Move the figures of the leases whose calls have ended."""
         ended = self.ended
         while ended:
-            try:
-                reservation = ended.popleft()
-            except IndexError:  # a signal handler took it in between
-                return
-            reservation.move()
+            # Taken off only once it is moved: an exception in between moves it again, in vain.
+            ended[0].move()
+            ended.popleft()
 
     # ── off the fast path ──
 
@@ -214,10 +214,13 @@ class Holdings:
 
     def sweep(self, now: int) -> None:
         """Look at the next accounts: return what lies idle or has expired, forget who is gone."""
+        if now < self._sweep_ns:
+            return
+        self._sweep_ns = now + SWEEP_NS
+        if not length_hint(self._sweeping):
+            self._sweeping = iter(list(self.accounts.values()))
         for account in islice(self._sweeping, SWEPT_AT_ONCE):
             self._sweep_account(account, now)
-        if length_hint(self._sweeping) == 0:
-            self._sweeping = iter(list(self.accounts.values()))
 
     def _sweep_account(self, account: Account, now: int) -> None:
         for holding in account.holdings():

@@ -96,13 +96,6 @@ class Lease:
         self.client = self.project = self.model = ""
         self.period_start_unix_ns = self.period_end_unix_ns = 0
 
-    def end(self, reserved: int, used: int) -> None:
-        """Replace what a call held by what it used. `available` may fall below zero."""
-        self.available += reserved - used
-        self.reserved -= reserved
-        self.settled += used
-        self.in_flight -= 1
-
 
 class Replies:
     """The last replies of one client and model, and the size that a reply usually has."""
@@ -196,11 +189,16 @@ class LeasedReservation(Reservation):
 
         Two threads may both have put this reservation on the deque; the second finds no lease.
         """
-        lease, self.lease = self.lease, None
-        if lease is None or self._used is None:
+        lease, counted = self.lease, self._used
+        if lease is None or counted is None:
             return
-        input_tokens, output_tokens = self._used
+        input_tokens, output_tokens = counted
         used = max(0, input_tokens) + max(0, output_tokens)
-        lease.end(self.tokens, used)
+        # No call stands between these lines, as where the tokens were drawn (`holdings.py`).
+        lease.available += self.tokens - used  # may fall below zero
+        lease.reserved -= self.tokens
+        lease.settled += used
+        lease.in_flight -= 1
+        self.lease = None
         if used:  # a call that failed has no reply to learn from
             self._replies.add(max(0, output_tokens))

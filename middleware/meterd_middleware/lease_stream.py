@@ -88,15 +88,21 @@ class LeaseStream:
             self._reduced.append(lease)
 
     def gather_ended(self) -> None:
-        """Move closed leases without calls in flight to those that `requests` releases.
+        """See what closed leases need no more; those without calls in flight are released.
 
         Apart from `requests`, so that the shipper can append in between what finalisers left
         it: then the last sequence of each lease is known.
         """
-        ended = [lease for lease in self._closed if lease.in_flight <= 0]
-        if ended:
-            self._closed = [lease for lease in self._closed if lease.in_flight > 0]
-            self._returning += ended
+        if not self._closed:
+            return
+        closed, self._closed = self._closed, []
+        for lease in closed:
+            if lease.in_flight <= 0:
+                self._returning.append(lease)
+                continue
+            self._closed.append(lease)
+            if lease.settled + lease.reserved < lease.tokens and lease not in self._reduced:
+                self._reduced.append(lease)
 
     # ── what is sent ──
 
@@ -104,14 +110,7 @@ class LeaseStream:
         """All that waits to be sent, returns before questions, so that these find them."""
         if not self.is_connected:
             return []
-        messages = [
-            quota_pb2.LeaseRequest(
-                reduced=quota_pb2.LeaseReduced(
-                    lease_id=lease.lease_id, tokens=lease.settled + lease.reserved
-                )
-            )
-            for lease in self._reduced
-        ]
+        messages = [_reduced(lease) for lease in self._reduced]
         messages += [
             quota_pb2.LeaseRequest(
                 released=quota_pb2.LeaseReleased(
@@ -278,6 +277,14 @@ def _lease(grant: quota_pb2.Lease, asked_ns: int, expires_ns: int) -> Lease:
     lease.period_start_unix_ns = grant.period_start_unix_ns
     lease.period_end_unix_ns = grant.period_end_unix_ns
     return lease
+
+
+def _reduced(lease: Lease) -> quota_pb2.LeaseRequest:
+    """Say what a closed lease may still need, and remember what was said."""
+    lease.tokens = lease.settled + lease.reserved
+    return quota_pb2.LeaseRequest(
+        reduced=quota_pb2.LeaseReduced(lease_id=lease.lease_id, tokens=lease.tokens)
+    )
 
 
 def _held(lease: Lease, now: int) -> quota_pb2.HeldLease:

@@ -88,18 +88,29 @@ class Lender:
         self._names: dict[ProducerId, tuple[str, int]] = {}
         self._last_contact_ms: dict[ProducerId, int] = {}
         self._started_ms = rulings.now_ms()
+        self._started = asyncio.Event()
+        self._commits_seen = 0
+        store.subscribe(self._committed)
 
     async def start(self) -> None:
-        """Know what was lent before this start; called before anything is committed or asked."""
+        """Know what was lent before this start. Until then nothing is lent."""
+        if self._started.is_set():
+            return
         self.bump()
-        self._store.subscribe(self._committed)
         for known in (await self._store.status()).producers:
             self._names[known.producer.id] = (known.producer.name, known.producer.pid)
-        for lease in await self._store.outstanding_leases():
+        seen = -1
+        while seen != self._commits_seen:
+            # Read again if a transaction came in between: its usage would count twice.
+            seen = self._commits_seen
+            leases = await self._store.outstanding_leases()
+        for lease in leases:
             self.outstanding.add(_from_store(lease))
+        self._started.set()
 
     async def run(self) -> None:
         """Answer questions until cancelled."""
+        await self.start()
         while True:
             batch = [await self._queue.get()]
             while not self._queue.empty():
@@ -120,6 +131,7 @@ class Lender:
             InvalidRequest: the producer's id is none, or a lease is another producer's.
         """
         producer = _producer(hello)
+        await self._started.wait()
         async with self._one_at_a_time:
             self._check_held(producer, hello)
             former = self.desks.get(producer)
@@ -364,6 +376,7 @@ class Lender:
     # ── keeping in step ──
 
     def _committed(self, committed: Committed) -> None:
+        self._commits_seen += 1
         for lease, tokens in committed.leases.items():
             self.outstanding.use(lease, tokens)
         ended = [self.outstanding.end(lease) for lease in committed.ended_leases]

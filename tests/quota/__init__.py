@@ -1,0 +1,1 @@
+"""Quotas: decisions in the app, lending in the daemon, both against a model."""
