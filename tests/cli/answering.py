@@ -19,6 +19,8 @@ from meterd_proto.v1 import (
     quota_pb2_grpc,
     rollup_pb2,
     rollup_pb2_grpc,
+    usage_pb2,
+    usage_pb2_grpc,
 )
 
 if TYPE_CHECKING:
@@ -152,12 +154,33 @@ class _Admin(admin_pb2_grpc.AdminServiceServicer):
         self._answers.end(context)
 
 
+class _Usage(usage_pb2_grpc.UsageServiceServicer):
+    """Acknowledges every batch, as a ledger that has none of it yet."""
+
+    def __init__(self, answers: Answers) -> None:
+        self._answers = answers
+
+    def Ship(
+        self, request_iterator: Iterator[usage_pb2.ShipRequest], context: grpc.ServicerContext
+    ) -> Iterator[usage_pb2.ShipResponse]:
+        for request in request_iterator:
+            self._answers.heard(request, context)
+            self._answers.end(context)
+            if request.HasField("hello"):
+                yield usage_pb2.ShipResponse(welcome=usage_pb2.Welcome(ledger_id=b"l" * 16))
+            elif request.HasField("batch"):
+                last = request.batch.first_sequence + len(request.batch.dimension) - 1
+                acknowledgment = usage_pb2.Acknowledgment(watermark=last)
+                yield usage_pb2.ShipResponse(acknowledgment=acknowledgment)
+
+
 def serve(answers: Answers, address: str) -> grpc.Server:
     """Start a server that answers so, at `address`."""
     server = grpc.server(ThreadPoolExecutor(max_workers=4))
     rollup_pb2_grpc.add_RollupServiceServicer_to_server(_Rollup(answers), server)
     quota_pb2_grpc.add_QuotaServiceServicer_to_server(_Quota(answers), server)
     admin_pb2_grpc.add_AdminServiceServicer_to_server(_Admin(answers), server)
+    usage_pb2_grpc.add_UsageServiceServicer_to_server(_Usage(answers), server)
     server.add_insecure_port(address)
     server.start()
     return server

@@ -14,10 +14,10 @@ from meterd.cli import spool_findings
 from meterd.cli.daemon_findings import daemon_findings
 from meterd.cli.findings import Level
 from meterd.cli.spools import SpoolRoot
-from meterd_middleware.directory import Acknowledged, Counters, SegmentName
-from meterd_middleware.segment import KIND_HEADER, KIND_RECORD, frame
-from meterd_proto.v1 import admin_pb2, spool_pb2
+from meterd_middleware.directory import Counters, SegmentName
+from meterd_proto.v1 import admin_pb2
 from tests.cli.running import NOW
+from tests.cli.spooled import HOUR_AGO, leave_records
 from tests.cli.test_status import MINUTE_NS, a_status
 
 if TYPE_CHECKING:
@@ -27,33 +27,12 @@ if TYPE_CHECKING:
     from tests.cli.answering import Answers
     from tests.cli.running import Meterctl
 
-PRODUCER = "ab" * 16
-HOUR_AGO = NOW - 60 * MINUTE_NS
-
 
 @pytest.fixture
 def spool(home: Path) -> Path:
     root = home / ".local/state/meterd/spool"
     root.mkdir(parents=True)
     return root
-
-
-def leave_records(root: Path, count: int, acknowledged: int = 0) -> Path:
-    """What a process leaves that wrote `count` records long ago."""
-    directory = root / PRODUCER
-    directory.mkdir()
-    (directory / "lock").touch()
-    header = spool_pb2.SegmentHeader(
-        producer=bytes.fromhex(PRODUCER), service="web", host="host-1", pid=41
-    ).SerializeToString()
-    data = frame(KIND_HEADER, 0, header)
-    data += b"".join(frame(KIND_RECORD, number, b"record") for number in range(1, count + 1))
-    segment = directory / str(SegmentName(1))
-    segment.write_bytes(data)
-    os.utime(segment, ns=(HOUR_AGO, HOUR_AGO))
-    if acknowledged:
-        (directory / "acknowledged").write_bytes(Acknowledged(b"l" * 16, acknowledged).pack())
-    return directory
 
 
 def healthy(answers: Answers, spool: Path) -> None:

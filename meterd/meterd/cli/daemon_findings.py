@@ -167,7 +167,7 @@ def _unbilled(status: admin_pb2.StatusResponse) -> Iterator[Finding]:
             "prices",
             f"{model.model} of {model.provider or 'an unknown provider'} has no price: "
             f"{counted(model.requests, 'request')}, {short_tokens(model.tokens)} tokens unpriced",
-            "give it a price in meterd.toml, `meterctl apply`, then `meterctl reprice`",
+            "give it a price in meterd.toml, then `meterctl apply`",
         )
 
 

@@ -95,8 +95,16 @@ def _watch(root: Path, options: argparse.Namespace, console: Console) -> int:
     """Ship whatever comes, and wait for a daemon that is away."""
     stops: list[int] = []
     # A container's first process gets no SIGTERM that it doesn't handle.
-    signal.signal(signal.SIGTERM, lambda number, _: stops.append(number))
+    before = signal.signal(signal.SIGTERM, lambda number, _: stops.append(number))
+    try:
+        return _watch_until(stops, root, options, console)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
+
+def _watch_until(
+    stops: list[int], root: Path, options: argparse.Namespace, console: Console
+) -> int:
     def tell(shipped: Shipped) -> None:
         console.print(_line(shipped, options.format))
         console.out.flush()
