@@ -161,6 +161,28 @@ CREATE TABLE rates (
     UNIQUE (provider, model, basis, entry_hash)
 ) STRICT;
 
+-- What time zone, anchors and prices the rollups were made with: a change means to make them anew.
+CREATE TABLE rollup_basis (
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    zones TEXT NOT NULL,
+    prices TEXT NOT NULL
+) STRICT;
+
+-- A rate found later, or found wrong: the ledger's row stays, the newest of these holds.
+CREATE TABLE reprices (
+    id INTEGER PRIMARY KEY,
+    at_ms INTEGER NOT NULL,
+    who TEXT NOT NULL,
+    why TEXT NOT NULL
+) STRICT;
+
+CREATE TABLE repriced (
+    row INTEGER NOT NULL,
+    reprice INTEGER NOT NULL,
+    rate INTEGER,                    -- NULL: unpriced
+    PRIMARY KEY (row, reprice)
+) STRICT, WITHOUT ROWID;
+
 -- Rows of the ledger that no rollup counts: late ones until they are accepted, and those
 -- whose dedupe_id was counted before.
 CREATE TABLE uncounted (

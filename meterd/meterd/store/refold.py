@@ -1,0 +1,248 @@
+"""Folding ledger rows into the rollups once more: late ones accepted, zones or prices changed.
+
+    ledger rows ─ each by itself ─▶ Deltas ─▶ the rollups
+
+Row by row and not by column: this is what is done seldom. The ledger's rows stay as they
+are; a rate found later is a row of `repriced`.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, NamedTuple
+
+from meterd.errors import NotPossibleNow
+from meterd.store.groups import Counted, rare_sums
+from meterd.store.interning import (
+    BY_TOKENS,
+    REFUSED,
+    REQUEST,
+    KindRow,
+    Tag,
+    call_of,
+    counts_as,
+    kind_from,
+)
+from meterd.store.ledger_row import unpack
+from meterd.store.values import Accepted
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Iterator
+
+    from meterd.config.agency import Agency
+    from meterd.store.batch import Rare
+    from meterd.store.engine import Engine
+
+CURRENT_RATE = (
+    "CASE WHEN EXISTS (SELECT 1 FROM repriced p WHERE p.row = l.id) THEN "
+    "(SELECT p.rate FROM repriced p WHERE p.row = l.id ORDER BY p.reprice DESC LIMIT 1) "
+    "ELSE l.rate END"
+)
+"""The rate that holds for a ledger row now."""
+
+SELECT = (
+    "SELECT l.id, l.tag, l.kind, l.billed_at_ms, l.input_tokens, l.cache_read_tokens, "
+    f"l.output_tokens, l.reasoning_tokens, {CURRENT_RATE}, l.rest FROM ledger l"
+)
+_COUNTED = " WHERE NOT EXISTS (SELECT 1 FROM uncounted u WHERE u.row = l.id)"
+
+
+class Row(NamedTuple):
+    """A ledger row, as far as rollups need it."""
+
+    id: int
+    tag: Tag
+    kind: KindRow
+    billed_at_ms: int
+    counts: Counted
+    rare: Rare
+    rate: int | None
+
+
+class Refold:
+    """Reads ledger rows and adds them to the transaction's deltas."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._tags: dict[int, Tag] = {}
+        self._kinds: dict[int, KindRow] = {}
+
+    def rows(self, where: str = "", values: tuple[object, ...] = ()) -> Iterator[Row]:
+        """The rows that a condition on `l` names, in order."""
+        connection = self._engine.connection
+        for number, tag, kind, at_ms, took, read, gave, thought, rate, rest in connection.execute(
+            f"{SELECT}{where} ORDER BY l.id", values
+        ):
+            rare = unpack(rest, at_ms)
+            counts = Counted(
+                took, read, gave, thought, rare.cache_write_tokens,
+                rare.cache_write_long_tokens, rare.audio_input_tokens, rare.audio_output_tokens,
+            )  # fmt: skip
+            yield Row(number, self._tag(tag), self._kind(kind), at_ms, counts, rare, rate)
+
+    def add(self, row: Row, *, sign: int = 1, rate: int | None) -> None:
+        """Add a row to the rollups under a rate, or take it out again."""
+        engine = self._engine
+        deltas = engine.ledger.deltas
+        day = engine.calendar.day(row.billed_at_ms)
+        client, tag, period, posted = engine.own_names.place(row.tag, day)
+        key = (client, day.number, tag, row.kind.model, rate or 0, posted)
+        deltas.months[client, day.number] = period
+        counts = row.counts
+        has_tokens = bool(counts.input_tokens or counts.output_tokens)
+        how = row.kind.counts_as
+        is_request = how == REQUEST or (how == BY_TOKENS and has_tokens)
+        plain = deltas.plains.setdefault(key, [0, 0, 0, 0, 0])
+        plain[0] += sign * is_request
+        plain[1] += sign * counts.input_tokens
+        plain[2] += sign * counts.cache_read_tokens
+        plain[3] += sign * counts.output_tokens
+        plain[4] += sign * counts.reasoning_tokens
+        estimated = row.kind.kind.estimated
+        sums = list(rare_sums(row.rare))
+        sums[0] = int(how == BY_TOKENS and not has_tokens)
+        sums[1] = int(how == REFUSED)
+        sums[6] = (counts.input_tokens if estimated & 1 else 0) + (
+            counts.output_tokens if estimated & 2 else 0
+        )
+        if any(sums) or row.rare.tool_calls:
+            deltas.extra(key).add(
+                [sign * amount for amount in sums],
+                [(tool, sign * calls) for tool, calls in row.rare.tool_calls],
+            )
+
+    def is_closed(self, row: Row) -> bool:
+        """Whether the period of a row is closed, so that nothing of it may change."""
+        engine = self._engine
+        day = engine.calendar.day(row.billed_at_ms)
+        _, _, period, posted = engine.own_names.place(row.tag, day)
+        return period != posted
+
+    def rate_now(self, row: Row) -> int | None:
+        """The rate that a row takes by the prices in force."""
+        engine = self._engine
+        quote = engine.quotes.quote(row.kind, row.tag.client_name, row.billed_at_ms)
+        how = row.kind.counts_as
+        has_tokens = bool(row.counts.input_tokens or row.counts.output_tokens)
+        is_request = how == REQUEST or (how == BY_TOKENS and has_tokens)
+        return engine.quotes.rate_of(quote, row.counts, row.rare.tool_calls, is_request)
+
+    def _tag(self, number: int) -> Tag:
+        tag = self._tags.get(number)
+        if tag is None:
+            client, name, project = self._engine.connection.execute(
+                "SELECT c.id, c.name, t.project FROM tags t JOIN clients c ON c.id = t.client "
+                "WHERE t.id = ?",
+                (number,),
+            ).fetchone()
+            tag = self._tags[number] = Tag(number, client, name, project)
+            self._engine.interning.tag(name, project)  # so that its name can be told
+        return tag
+
+    def _kind(self, number: int) -> KindRow:
+        kind = self._kinds.get(number)
+        if kind is None:
+            model, fields = self._engine.connection.execute(
+                "SELECT model, fields FROM kinds WHERE id = ?", (number,)
+            ).fetchone()
+            value = kind_from(fields)
+            kind = KindRow(number, model, value, counts_as(value), call_of(value))
+            self._kinds[number] = kind
+            self._engine.interning.model(value.provider, value.model)
+        return kind
+
+
+def accept_late(engine: Engine, client: str) -> Accepted:
+    """Roll up what of a client waits because it came late."""
+    connection = engine.connection
+    refold = Refold(engine)
+    records = tokens = 0
+    for row in list(
+        refold.rows(
+            " WHERE l.id IN (SELECT u.row FROM uncounted u WHERE u.why = 'late' AND u.client = "
+            "(SELECT id FROM clients WHERE name = ?))",
+            (client,),
+        )
+    ):
+        refold.add(row, rate=row.rate)
+        records += 1
+        tokens += row.counts.input_tokens + row.counts.output_tokens
+    connection.execute(
+        "DELETE FROM uncounted WHERE why = 'late' AND client = "
+        "(SELECT id FROM clients WHERE name = ?)",
+        (client,),
+    )
+    return Accepted(records, tokens)
+
+
+def use_agency(engine: Engine, agency: Agency) -> None:
+    """Place and price by a configuration; what it changes of open periods is done over.
+
+    Raises:
+        NotPossibleNow: a period is closed, and the time zone or an anchor would change.
+    """
+    connection = engine.connection
+    zones, prices = _zones_of(agency), _prices_of(agency)
+    before = connection.execute("SELECT zones, prices FROM rollup_basis").fetchone()
+    is_empty = connection.execute("SELECT 1 FROM runs LIMIT 1").fetchone() is None
+    is_rezoned = not is_empty and before is not None and before[0] != zones
+    if is_rezoned and _has_closed(connection):
+        raise NotPossibleNow(
+            "a period is closed: the time zone and the days on which periods begin can only "
+            "change from a period that isn't open yet"
+        )
+    engine.use(agency)
+    if is_rezoned:
+        _rebuild(engine)
+    if not is_empty and (before is None or before[1] != prices):
+        _reprice(engine, who="meterctl apply", why="the prices of meterd.toml changed")
+    connection.execute("INSERT OR REPLACE INTO rollup_basis VALUES (1, ?, ?)", (zones, prices))
+
+
+def _has_closed(connection: sqlite3.Connection) -> bool:
+    found = connection.execute("SELECT 1 FROM periods WHERE closed_at_ms IS NOT NULL").fetchone()
+    return found is not None
+
+
+def _rebuild(engine: Engine) -> None:
+    """Make the rollups anew; nothing is closed, so all of them."""
+    for table in ("rollup_day", "rollup_month", "periods", "own_names"):
+        engine.connection.execute(f"DELETE FROM {table}")
+    engine.calendar.forget()
+    engine.own_names.forget()
+    refold = Refold(engine)
+    for row in refold.rows(_COUNTED):
+        refold.add(row, rate=row.rate)
+
+
+def _reprice(engine: Engine, *, who: str, why: str) -> None:
+    """Move what the prices in force price otherwise; closed periods stay as they are."""
+    refold = Refold(engine)
+    reprice: int | None = None
+    for row in list(refold.rows(_COUNTED)):
+        rate = refold.rate_now(row)
+        if rate == row.rate or refold.is_closed(row):
+            continue
+        if reprice is None:
+            reprice = engine.connection.execute(
+                "INSERT INTO reprices (at_ms, who, why) VALUES (?, ?, ?)",
+                (engine.now_ms, who, why),
+            ).lastrowid
+        engine.connection.execute("INSERT INTO repriced VALUES (?, ?, ?)", (row.id, reprice, rate))
+        refold.add(row, sign=-1, rate=row.rate)
+        refold.add(row, rate=rate)
+
+
+def _zones_of(agency: Agency) -> str:
+    anchors = {
+        name: client.anchor
+        for name, client in agency.clients.items()
+        if client.anchor != agency.anchor
+    }
+    return json.dumps([agency.timezone, agency.anchor, anchors], sort_keys=True)
+
+
+def _prices_of(agency: Agency) -> str:
+    return json.dumps([asdict(own) for own in agency.prices], sort_keys=True, default=str)

@@ -1,0 +1,280 @@
+"""The writer: the one thread that owns the write connection, and commits what has gathered.
+
+    commit(batch) ─┐
+    run(job) ──────┴▶ queue ─▶ BEGIN ─ all that waits, up to `ROWS_MAX` ─ COMMIT ─▶ answers
+
+A batch is read, checked and priced on this thread too. `sqlite3` lets go of the interpreter
+at every row, and a second busy thread would take it each time for up to 5 ms: two threads
+here are slower than one. What is urgent (a lease, a hello) ends the gathering, so that it
+waits for one commit and not for a full one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+from collections import deque
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from meterd.errors import BatchBroken, MeterdError, Refused, StorageFault, Unavailable
+from meterd.ids import LedgerId
+from meterd.store.engine import Engine
+from meterd.store.refold import use_agency
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from meterd.clock import Clock
+    from meterd.config.agency import Agency
+    from meterd.ids import Sequence
+    from meterd.pricing.book import PriceBook
+    from meterd.store.batch import UnreadBatch
+    from meterd.store.values import Committed
+
+ROWS_MAX = 32_768
+"""Records in one transaction: more would touch fewer pages a record, and answer later."""
+WAITING_MAX = 8_192
+"""Requests that may wait; more are told to come again."""
+
+T = TypeVar("T")
+
+
+class _Waiting(Generic[T]):
+    """A request that waits for its transaction, and the future that its sender awaits."""
+
+    __slots__ = ("answer", "fault", "future", "job")
+
+    def __init__(self, job: Callable[[Engine], T], future: asyncio.Future[T]) -> None:
+        self.job = job
+        self.future = future
+        self.answer: T | None = None
+        self.fault: BaseException | None = None
+
+
+class _Batch(_Waiting["Sequence"]):
+    """A batch that waits."""
+
+    __slots__ = ("batch",)
+
+    def __init__(self, batch: UnreadBatch, future: asyncio.Future[Sequence]) -> None:
+        super().__init__(self._add, future)
+        self.batch = batch
+
+    def _add(self, engine: Engine) -> Sequence:
+        return engine.ledger.add(self.batch.read())
+
+
+class Writer:
+    """Owns the write connection. Methods are for the event loop that made it."""
+
+    def __init__(
+        self, path: Path, agency: Agency, book: PriceBook, clock: Clock, *, rows_max: int = ROWS_MAX
+    ) -> None:
+        self._path = path
+        self._agency = agency
+        self._book = book
+        self._clock = clock
+        self._rows_max = rows_max
+        self._loop = asyncio.get_running_loop()
+        self._queue: deque[_Waiting[object]] = deque()
+        self._notes: deque[Callable[[Engine], None]] = deque()
+        self._ready = threading.Condition()
+        self._is_closing = False
+        self._told: list[Callable[[Committed], None]] = []
+        self.storage_fault = ""
+        self.ledger_id = LedgerId(b"")
+        self._engine: Engine | None = self._open()
+        self._thread = threading.Thread(target=self._write, name="meterd-writer")
+        self._thread.start()
+
+    def subscribe(self, told: Callable[[Committed], None]) -> Callable[[], None]:
+        """Call `told` on the loop after each commit; returns what ends that."""
+        self._told.append(told)
+        return lambda: self._told.remove(told) if told in self._told else None
+
+    async def commit(self, batch: UnreadBatch) -> Sequence:
+        """Add a batch; the answer comes after the commit."""
+        future: asyncio.Future[Sequence] = self._loop.create_future()
+        return await self._enqueue(_Batch(batch, future))
+
+    async def run(self, job: Callable[[Engine], T]) -> T:
+        """Run a job in a transaction; the answer comes after the commit."""
+        future: asyncio.Future[T] = self._loop.create_future()
+        return await self._enqueue(_Waiting(job, future))
+
+    def note(self, job: Callable[[Engine], None]) -> None:
+        """Run a job with the next transaction, whenever that is. Nobody waits for it."""
+        if len(self._notes) < WAITING_MAX:
+            self._notes.append(job)
+
+    @property
+    def agency(self) -> Agency:
+        """The configuration that records are placed and priced by."""
+        return self._agency
+
+    async def use(self, agency: Agency) -> None:
+        """Place and price by this configuration from now on."""
+        await self.run(lambda engine: use_agency(engine, agency))
+        self._agency = agency
+
+    async def close(self) -> None:
+        """Answer all that wait, and let go of the database."""
+        with self._ready:
+            self._is_closing = True
+            self._ready.notify()
+        await asyncio.to_thread(self._thread.join)
+
+    async def _enqueue(self, waiting: _Waiting[T]) -> T:
+        with self._ready:
+            if self._is_closing:
+                raise Unavailable("meterd is stopping")
+            if len(self._queue) >= WAITING_MAX:
+                raise StorageFault("too many requests wait for the disk")
+            self._queue.append(waiting)  # type: ignore[arg-type]  # the queue holds any answer
+            self._ready.notify()
+        # Shielded: a caller who leaves does not undo what the writer has begun.
+        return await asyncio.shield(waiting.future)
+
+    # ── on the writer's thread ──
+
+    def _open(self) -> Engine:
+        engine = Engine(self._path, self._agency, self._book, self._now_ms())
+        self.ledger_id = engine.ledger_id
+        return engine
+
+    def _now_ms(self) -> int:
+        return self._clock.unix_ns() // 1_000_000
+
+    def _write(self) -> None:
+        while self._wait():
+            self._transaction()
+        if self._notes:
+            self._transaction()
+        if self._engine is not None:
+            self._engine.close()
+
+    def _wait(self) -> bool:
+        """Wait for something to write; False once all is written and the writer closes."""
+        with self._ready:
+            while not self._queue and not self._is_closing:
+                self._ready.wait()
+            return bool(self._queue)
+
+    def _transaction(self) -> None:
+        """One transaction with what has gathered."""
+        waiting: list[_Waiting[object]] = []
+        try:
+            engine = self._engine or self._open()
+            self._engine = engine
+            engine.begin(self._now_ms())
+            self._run_notes(engine)
+            rows_end = engine.runs.next_row + self._rows_max
+            while self._queue and engine.runs.next_row < rows_end:
+                request = self._queue.popleft()
+                waiting.append(request)
+                self._run(engine, request)
+                if not isinstance(request, _Batch) and not self._is_more_urgent():
+                    break
+            committed = engine.commit()
+        except sqlite3.Error as fault:
+            self._failed(fault)
+            self._answer(waiting, StorageFault(_sentence(fault)))
+        except MeterdError as fault:
+            self._failed(fault)
+            self._answer(waiting, StorageFault(str(fault)))
+        except Exception as fault:
+            self._broken(waiting, fault)
+        else:
+            self.storage_fault = ""
+            self._answer(waiting, None, committed)
+
+    def _is_more_urgent(self) -> bool:
+        """Whether the next in the queue is a small job too: they share a commit."""
+        return bool(self._queue) and not isinstance(self._queue[0], _Batch)
+
+    def _run_notes(self, engine: Engine) -> None:
+        while self._notes:
+            self._notes.popleft()(engine)
+
+    @staticmethod
+    def _run(engine: Engine, request: _Waiting[object]) -> None:
+        """One request; what it is refused for is its own affair: nothing of it was written."""
+        try:
+            request.answer = request.job(engine)
+        except Refused as refusal:
+            request.fault = refusal
+
+    def _broken(self, waiting: list[_Waiting[object]], fault: Exception) -> None:
+        """Something raised what it never should: find out who, one by one, so that all others
+        are written and nobody behind is blocked."""
+        assert self._engine is not None
+        self._engine.rollback()
+        if len(waiting) > 1:
+            for request in reversed(waiting):
+                request.answer, request.fault = None, None
+                self._queue.appendleft(request)
+            for _ in waiting:
+                self._single()
+            return
+        refusal = BatchBroken(f"the ledger can't take it: {type(fault).__name__}: {fault}")
+        refusal.__cause__ = fault
+        self._answer(waiting, refusal)
+
+    def _single(self) -> None:
+        rows_max, self._rows_max = self._rows_max, 1
+        try:
+            self._transaction()
+        finally:
+            self._rows_max = rows_max
+
+    def _failed(self, fault: Exception) -> None:
+        """The disk is full or failing: begin anew with a fresh connection at the next request."""
+        self.storage_fault = _sentence(fault)
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            try:
+                engine.connection.close()
+            except sqlite3.Error:
+                pass
+
+    def _answer(
+        self,
+        waiting: list[_Waiting[object]],
+        fault: Exception | None,
+        committed: Committed | None = None,
+    ) -> None:
+        if fault is not None:
+            for request in waiting:
+                request.fault = request.fault or fault
+        if waiting or committed:
+            try:
+                self._loop.call_soon_threadsafe(self._deliver, waiting, committed)
+            except RuntimeError:
+                pass  # the loop is closed: nobody awaits an answer any more
+
+    # ── on the loop ──
+
+    def _deliver(self, waiting: list[_Waiting[object]], committed: Committed | None) -> None:
+        if committed is not None:
+            for told in tuple(self._told):
+                told(committed)
+        for request in waiting:
+            if request.future.done():
+                continue
+            if request.fault is not None:
+                request.future.set_exception(request.fault)
+                request.future.exception()  # seen: whoever asked may have left
+            else:
+                request.future.set_result(request.answer)
+
+
+def _sentence(fault: Exception) -> str:
+    """What is wrong with the disk or database, as people say it."""
+    text = str(fault)
+    if "full" in text:
+        return "the disk is full: nothing can be committed until there is room"
+    if "readonly" in text:
+        return f"the database can't be written: {text}"
+    return f"the database can't be written: {text}" if isinstance(fault, sqlite3.Error) else text
