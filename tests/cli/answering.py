@@ -176,11 +176,24 @@ class _Usage(usage_pb2_grpc.UsageServiceServicer):
 
 def serve(answers: Answers, address: str) -> grpc.Server:
     """Start a server that answers so, at `address`."""
+    server = _server(answers)
+    server.add_insecure_port(address)
+    server.start()
+    return server
+
+
+def serve_on_a_port(answers: Answers) -> tuple[grpc.Server, int]:
+    """Start a server that answers so, at a free port of the loopback."""
+    server = _server(answers)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    return server, port
+
+
+def _server(answers: Answers) -> grpc.Server:
     server = grpc.server(ThreadPoolExecutor(max_workers=4))
     rollup_pb2_grpc.add_RollupServiceServicer_to_server(_Rollup(answers), server)
     quota_pb2_grpc.add_QuotaServiceServicer_to_server(_Quota(answers), server)
     admin_pb2_grpc.add_AdminServiceServicer_to_server(_Admin(answers), server)
     usage_pb2_grpc.add_UsageServiceServicer_to_server(_Usage(answers), server)
-    server.add_insecure_port(address)
-    server.start()
     return server

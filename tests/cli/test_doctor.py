@@ -16,6 +16,7 @@ from meterd.cli.findings import Level
 from meterd.cli.spools import SpoolRoot
 from meterd_middleware.directory import Counters, SegmentName
 from meterd_proto.v1 import admin_pb2
+from tests.cli.answering import Answers, serve_on_a_port
 from tests.cli.running import NOW
 from tests.cli.spooled import HOUR_AGO, leave_records
 from tests.cli.test_status import MINUTE_NS, a_status
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from tests.cli.answering import Answers
     from tests.cli.running import Meterctl
 
 
@@ -161,6 +161,25 @@ def test_a_living_process_that_isnt_connected_is_found(
     assert len(found) == 1
     assert "web@host-1 (pid 41) lives and is not connected to this meterd" in found[0]
     assert "METERD_TARGET" in found[0]
+
+
+def test_a_daemon_on_another_machine_sweeps_no_spool_of_ours(
+    meterctl: Meterctl, spool: Path
+) -> None:
+    """Its roots are paths over there, even if one is called as ours."""
+    answers = Answers()
+    healthy(answers, spool)
+    server, port = serve_on_a_port(answers)
+    leave_records(spool, 3)
+    answers.status.producers[0].watermark = 1
+    meterctl.environ["METERD_TARGET"] = f"127.0.0.1:{port}"
+
+    found = problems(meterctl)
+
+    server.stop(None).wait()
+    assert len(found) == 1
+    assert f"2 records wait in {spool}" in found[0]
+    assert f"`meterctl ship {spool}`" in found[0]
 
 
 def test_a_look_doesnt_keep_the_lock(answers: Answers, meterctl: Meterctl, spool: Path) -> None:

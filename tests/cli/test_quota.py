@@ -7,6 +7,7 @@ import io
 import json
 from typing import TYPE_CHECKING
 
+import grpc
 import pytest
 
 from meterd.cli.forecast import exhausted_on
@@ -142,3 +143,20 @@ def test_watch_asks_again_until_it_is_interrupted(answers: Answers, meterctl: Me
     used = [json.loads(line)["quotas"][0]["used"] for line in result.lines]
     assert used == [1_900_001, 1_900_002, 1_900_003]
     assert result.err == ""
+
+
+def test_watching_survives_a_restart_of_the_daemon(answers: Answers, meterctl: Meterctl) -> None:
+    """Whoever watches wants to see the time after it, too."""
+    answers.quotas = [quota()]
+
+    def away_at_the_second() -> None:
+        is_away = len(answers.asked) == 2
+        answers.error = (grpc.StatusCode.UNAVAILABLE, "restarting") if is_away else None
+
+    answers.until = away_at_the_second
+    meterctl.waits = 2
+
+    result = meterctl("quota", "--watch", "--format", "json")
+
+    assert len(result.lines) == 2
+    assert result.err.count("unavailable: restarting; trying again") == 1

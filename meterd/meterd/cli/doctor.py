@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from meterd.cli.client import connected
@@ -82,9 +81,7 @@ def _look(option: str | None, console: Console) -> Iterator[Finding]:
                 yield from _proof(daemon, status.period, console)
         except (DaemonUnavailable, CommandRefused) as error:
             yield problem("daemon", str(error), "its log says more")
-    # A daemon on another machine sweeps other disks than those we can see.
-    is_here = answering is not None and bool(answering.path)
-    yield from _spools(status if is_here else None, console)
+    yield from _spools(status, answering is None or bool(answering.path), console)
 
 
 def _proof(daemon: Daemon, period: str, console: Console) -> Iterator[Finding]:
@@ -112,13 +109,14 @@ def _proof(daemon: Daemon, period: str, console: Console) -> Iterator[Finding]:
         yield ok("ledger", f"ledger and rollups of {period} agree: {checked} checked")
 
 
-def _spools(status: admin_pb2.StatusResponse | None, console: Console) -> Iterator[Finding]:
+def _spools(
+    status: admin_pb2.StatusResponse | None, is_same_machine: bool, console: Console
+) -> Iterator[Finding]:
     settings = settings_of(console.environ)
-    around = Surroundings(status, console.now_unix_ns(), settings.free_bytes_min)
+    around = Surroundings(status, console.now_unix_ns(), settings.free_bytes_min, is_same_machine)
     own = settings.spool_root
     yield from root_findings(look_at_root(own), around)
-    swept = status.spool_roots.split(", ") if status is not None else []
-    roots = [own, *(Path(root) for root in swept if root and Path(root) != own)]
+    roots = [own, *(root for root in around.swept_roots if root != own)]
     for root in roots:
         try:
             directories = look_into_root(root)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from meterd.cli.client import connected
-from meterd.cli.console import DONE, CommandRefused, WrongValue
+from meterd.cli.console import DONE, CommandRefused, DaemonUnavailable, WrongValue
 from meterd.cli.figures import moment, short_tokens, timestamp, tokens
 from meterd.cli.forecast import exhausted_on
 from meterd.cli.options import add_connection, add_format, identifier
@@ -65,15 +65,24 @@ def _interval(text: str) -> float:
 def run(options: argparse.Namespace, console: Console) -> int:
     """Ask for the quotas and write them; with `--watch` until interrupted."""
     with connected(options.target, console) as daemon:
-        while True:
-            quotas = _ask(daemon, options.client or "", console)
-            if options.watch and console.is_terminal and options.format == "table":
-                console.out.write(_CLEAR_SCREEN)
-            _write(quotas, options, console)
-            if not options.watch:
-                return DONE
+        _write(_ask(daemon, options.client or "", console), options, console)
+        while options.watch:
             console.out.flush()
             console.wait(options.interval)
+            _show_again(daemon, options, console)
+    return DONE
+
+
+def _show_again(daemon: Daemon, options: argparse.Namespace, console: Console) -> None:
+    """Once more; a daemon that is being restarted is waited for, the old figures stay."""
+    try:
+        quotas = _ask(daemon, options.client or "", console)
+    except DaemonUnavailable as error:
+        console.remark(f"meterctl quota: {error}; trying again")
+        return
+    if console.is_terminal and options.format == "table":
+        console.out.write(_CLEAR_SCREEN)
+    _write(quotas, options, console)
 
 
 def _ask(daemon: Daemon, client: str, console: Console) -> list[quota_pb2.QuotaStatus]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from meterd.cli.figures import NS_PER_S, counted, duration, short_tokens, size
@@ -11,7 +12,6 @@ from meterd.cli.spools import ClosedDirectory, SpoolDirectory, SpoolRoot
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
     from meterd_proto.v1 import admin_pb2
 
@@ -24,11 +24,22 @@ _SHOWN_MAX = 10
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What is known beside the disk: the daemon's status, if one answers, and the time."""
+    """What is known beside the disk: the daemon's status, if one answers, and the time.
+
+    A daemon on another machine sweeps other disks than those we can see.
+    """
 
     status: admin_pb2.StatusResponse | None
     now_unix_ns: int
     free_bytes_min: int
+    is_same_machine: bool = True
+
+    @property
+    def swept_roots(self) -> list[Path]:
+        """The roots on this machine that the daemon adopts from."""
+        if self.status is None or not self.is_same_machine:
+            return []
+        return [Path(root) for root in self.status.spool_roots.split(", ") if root]
 
     def producer(self, hexadecimal: str) -> admin_pb2.ProducerStatus | None:
         """What the daemon knows of a producer."""
@@ -39,7 +50,7 @@ class Surroundings:
 
     def is_swept(self, root: Path) -> bool:
         """Whether the daemon that answers adopts what dead processes left in this root."""
-        return self.status is not None and str(root) in self.status.spool_roots.split(", ")
+        return root.resolve() in [swept.resolve() for swept in self.swept_roots]
 
 
 def root_findings(root: SpoolRoot, around: Surroundings) -> Iterator[Finding]:
