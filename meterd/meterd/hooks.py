@@ -121,10 +121,21 @@ class Hooks:
         self._pauses_s = pauses_s
         self._waiting: asyncio.Queue[Path] = asyncio.Queue(EVENTS_WAITING_MAX)
 
-    async def prepare(self, event: ThresholdEvent) -> None:
-        """Write an event where a crash can't lose it; before it is claimed in the ledger."""
-        if self._hook() is not None:
-            await asyncio.to_thread(_write, self._path(event), event.body())
+    async def prepare(self, event: ThresholdEvent) -> bool:
+        """Write an event where a crash can't lose it; before it is claimed in the ledger.
+
+        Returns:
+            False where that was done before, or nobody is to be told: it is not to be withdrawn.
+        """
+        path = self._path(event)
+        if self._hook() is None or await asyncio.to_thread(path.exists):
+            return False
+        await asyncio.to_thread(_write, path, event.body())
+        return True
+
+    async def withdraw(self, event: ThresholdEvent) -> None:
+        """Forget an event that was prepared, but had been claimed, and told, long before."""
+        await asyncio.to_thread(self._path(event).unlink, missing_ok=True)
 
     def tell(self, event: ThresholdEvent) -> None:
         """Tell of an event that was prepared and claimed."""

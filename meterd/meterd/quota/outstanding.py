@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     from meterd.ids import LeaseId, ProducerId
     from meterd.quota.scopes import Quota
@@ -49,6 +49,7 @@ class Outstanding:
         self._by_client: dict[tuple[str, int], dict[LeaseId, Lent]] = {}
         self._by_producer: dict[ProducerId, dict[LeaseId, Lent]] = {}
         self._sums: dict[tuple[int, str], dict[tuple[str | None, str | None], int]] = {}
+        self._holders: dict[tuple[str, int], dict[ProducerId, int]] = {}
 
     def get(self, lease: LeaseId) -> Lent | None:
         """The lease, unless it has ended or never was."""
@@ -59,6 +60,8 @@ class Outstanding:
         self._leases[lent.id] = lent
         self._by_client.setdefault((lent.client, lent.period), {})[lent.id] = lent
         self._by_producer.setdefault(lent.producer, {})[lent.id] = lent
+        holders = self._holders.setdefault((lent.client, lent.period), {})
+        holders[lent.producer] = holders.get(lent.producer, 0) + 1
         self._change(lent, lent.outstanding)
 
     def use(self, lease: LeaseId, tokens: int) -> None:
@@ -94,15 +97,28 @@ class Outstanding:
             del leases[lease]
             if not leases:
                 del index[key]  # type: ignore[arg-type]  # as above
+        self._let_go(lent)
         return lent
 
     def of_producer(self, producer: ProducerId) -> list[Lent]:
         """What one producer holds."""
         return list(self._by_producer.get(producer, {}).values())
 
-    def of_client(self, client: str, period: int) -> Iterable[Lent]:
-        """What is lent of a client's period."""
-        return self._by_client.get((client, period), {}).values()
+    def of_quota(self, quota: Quota) -> list[Lent]:
+        """What is lent that counts, or may come to count, against a quota."""
+        client, period = quota.rule.client, quota.period
+        leases = self._by_client.get((client, period), {}) if client else self._leases
+        return [
+            lent
+            for lent in leases.values()
+            if lent.period == period and quota.may_count(lent.client, lent.project, lent.model)
+        ]
+
+    def holders(self, quota: Quota, asking: ProducerId) -> int:
+        """How many producers share a quota's client, or the agency, the asking one included."""
+        client = quota.rule.client
+        sharing = self._holders.get((client, quota.period), {}) if client else self._by_producer
+        return len(sharing) + (asking not in sharing)
 
     def all(self) -> Iterator[Lent]:
         """Every lease that has not ended."""
@@ -117,6 +133,14 @@ class Outstanding:
             for (project, model), tokens in sums.items()
             if quota.may_count(client, project, model)
         )
+
+    def _let_go(self, lent: Lent) -> None:
+        holders = self._holders[lent.client, lent.period]
+        holders[lent.producer] -= 1
+        if not holders[lent.producer]:
+            del holders[lent.producer]
+            if not holders:
+                del self._holders[lent.client, lent.period]
 
     def _change(self, lent: Lent, tokens: int) -> None:
         """Keep the sums of the client, and those of the agency (the client named "")."""

@@ -8,6 +8,7 @@ and has one; what has neither refuses nobody and is only watched (`thresholds.py
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from meterd.config.agency import QuotaRule
+
+
+_VERSION = re.compile(r"[-@:](20\d\d-?[01]\d-?[0-3]\d|latest)$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +62,7 @@ class Quota:
 
     def counts(self, client: str, project: str, model: str) -> bool:
         """Whether usage of this client, project and model counts against it."""
-        return self.rule.matches(client, project, model)
+        return self.may_count(client, project, model)
 
     def may_count(self, client: str, project: str | None, model: str | None) -> bool:
         """As `counts` for a lease, whose project or model may be any (None): then it may."""
@@ -66,7 +70,7 @@ class Quota:
         return (
             rule.client in ("", client)
             and (project is None or rule.project in ("", project))
-            and (model is None or not rule.model or fnmatchcase(model, rule.model))
+            and (model is None or not rule.model or is_model(rule.model, model))
         )
 
 
@@ -84,6 +88,15 @@ class Standing:
     def remaining(self) -> int:
         """What can still be lent; only for quotas with a ceiling."""
         return max(0, (self.quota.ceiling or 0) - self.used - self.leased)
+
+
+def is_model(pattern: str, model: str) -> bool:
+    """Whether a model is one that a quota's pattern means.
+
+    A call asks for `gpt-4o` and is answered by `gpt-4o-2024-08-06`, the name under which its
+    usage stands in the ledger: both are the model that `gpt-4o` means, `gpt-4o-mini` isn't.
+    """
+    return fnmatchcase(model, pattern) or fnmatchcase(_VERSION.sub("", model), pattern)
 
 
 def by_project(quotas: Iterable[Quota]) -> bool:

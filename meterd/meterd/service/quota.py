@@ -11,6 +11,7 @@ into line.
 from __future__ import annotations
 
 import asyncio
+from itertools import count
 from random import SystemRandom
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from meterd.store.store import Store
 
 HOUSEKEEPING_S = 1.0
+VANISHED_EVERY = 30
+"""Turns of housekeeping between two looks for producers that have vanished."""
 REVOKED_ONE_BY_ONE_MAX = 256
 """Beyond so many changed clients all are told to ask anew."""
 
@@ -112,16 +115,17 @@ class QuotaServicer(quota_pb2_grpc.QuotaServiceServicer):
             elif kind == "reduced":
                 self._lender.reduced(desk, request.reduced)
             elif kind == "released":
-                await self._lender.released(desk, request.released)
+                self._lender.released(desk, request.released)
             elif kind == "hello":
                 raise InvalidRequest("a lease stream says hello once, at its beginning")
             # Anything else is a newer producer's: not understood, and no harm in that.
 
     async def _keep_house(self) -> None:
-        while True:
+        for turn in count(1):
             await asyncio.sleep(HOUSEKEEPING_S)
-            await self._watch.look()
-            await self._lender.end_vanished()
+            await self._watch.look(self._in_force.agency.clients.keys())
+            if not turn % VANISHED_EVERY:
+                await self._lender.end_vanished()
 
     def _follow(self, agency: Agency) -> None:
         """A configuration came into force: call back what it changes."""

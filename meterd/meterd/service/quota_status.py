@@ -78,7 +78,7 @@ def _row(
     usage: Mapping[tuple[str, str], tuple[int, int]],
 ) -> quota_pb2.QuotaStatus:
     used, estimated = used_of(quota, usage)
-    leased = lender.outstanding.leased(quota)
+    leased = lender.register.outstanding.leased(quota)
     return quota_pb2.QuotaStatus(
         client=quota.rule.client,
         period=ruling.period.name,
@@ -103,8 +103,8 @@ def _row(
 
 def _holders(lender: Lender, quota: Quota) -> list[quota_pb2.Holder]:
     found = []
-    for producer, (tokens, until_ms) in lender.holders(quota).items():
-        name, pid = lender.name_of(producer)
+    for producer, (tokens, until_ms) in lender.register.holders(quota).items():
+        name, pid = lender.register.name_of(producer)
         until_unix_ns = until_ms * NS_PER_MS
         found.append(
             quota_pb2.Holder(producer=name, tokens=tokens, until_unix_ns=until_unix_ns, pid=pid)

@@ -15,10 +15,13 @@ from typing import TYPE_CHECKING, Protocol
 from meterd.errors import Unavailable
 from meterd.hooks import ThresholdEvent
 from meterd.quota.thresholds import Mark, next_mark, reached
+from meterd.service.rulings import NS_PER_MS
 from meterd.service.used import used_tokens
 from meterd.store.values import PeriodIndex
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from meterd.clock import Clock
     from meterd.quota.scopes import Quota
     from meterd.service.rulings import Ruling, Rulings
@@ -35,8 +38,12 @@ QUOTAS_WATCHED_MAX = 100_000
 class Teller(Protocol):
     """Who is told: `hooks.Hooks`."""
 
-    async def prepare(self, event: ThresholdEvent) -> None:
-        """Write an event where a crash can't lose it; before it is claimed."""
+    async def prepare(self, event: ThresholdEvent) -> bool:
+        """Write an event where a crash can't lose it; before it is claimed. True: it is new."""
+        ...
+
+    async def withdraw(self, event: ThresholdEvent) -> None:
+        """Forget an event that was prepared but had been told before."""
         ...
 
     def tell(self, event: ThresholdEvent) -> None:
@@ -63,6 +70,8 @@ class ThresholdWatch:
         self._commits: list[Committed] = []
         self._used: dict[UsageKey, int] = {}
         self._watched: dict[Quota, _Watched] = {}
+        self._told: set[tuple[Quota, str]] = set()
+        self._looks_at_all = True
         store.subscribe(self._committed)
 
     def forget(self, client: str) -> None:
@@ -71,13 +80,23 @@ class ThresholdWatch:
             del self._watched[quota]
 
     def forget_all(self) -> None:
-        """Ask the ledger anew for every quota."""
+        """Ask the ledger anew for every quota: a smaller one may be reached already."""
         self._watched.clear()
+        self._looks_at_all = True
 
-    async def look(self) -> None:
-        """See what the usage since the last look has reached."""
+    async def look(self, clients: Collection[str]) -> None:
+        """See what the usage since the last look has reached.
+
+        Args:
+            clients: those that the configuration lists, for the look at all of them that
+                follows a start or a change.
+        """
         self._add_up()
         used, self._used = self._used, {}
+        if self._looks_at_all:
+            self._looks_at_all = False
+            for client in clients:
+                await self._look_at_all_of(client)
         for key, tokens in used.items():
             try:
                 await self._look_at(key, tokens)
@@ -109,15 +128,26 @@ class ThresholdWatch:
                         continue
                 await self._ask(ruling, quota)
 
+    async def _look_at_all_of(self, client: str) -> None:
+        try:
+            ruling = await self._rulings.of(client)
+            for quota in ruling.quotas:
+                if quota not in self._watched:
+                    await self._ask(ruling, quota)
+        except Unavailable as error:
+            _log.error("thresholds of %s can't be looked at: %s", client, error)
+
     async def _ask(self, ruling: Ruling, quota: Quota) -> None:
         """Ask the ledger what is used, and tell of what that has reached."""
         used = (await used_tokens(self._store, [quota]))[quota]
         shares = ruling.terms.thresholds
         if len(self._watched) >= QUOTAS_WATCHED_MAX:
             self._watched.clear()
+            self._told.clear()
         self._watched[quota] = _Watched(used, next_mark(quota, shares, used))
         for mark in reached(quota, shares, used):
-            await self._tell(ruling, mark, used)
+            if (quota, mark.event) not in self._told:
+                await self._tell(ruling, mark, used)
 
     async def _tell(self, ruling: Ruling, mark: Mark, used: int) -> None:
         now_ns = self._clock.unix_ns()
@@ -133,13 +163,16 @@ class ThresholdWatch:
             at_unix_ns=now_ns,
             plan=ruling.terms.plan_name if mark.quota.is_own else "",
         )
-        await self._teller.prepare(event)
+        is_new = await self._teller.prepare(event)
         is_first = await self._store.claim_event(
             mark.quota.rule.client,
             PeriodIndex(mark.quota.period),
             mark.limit,
             mark.event,
-            now_ns // 1_000_000,
+            now_ns // NS_PER_MS,
         )
         if is_first:
             self._teller.tell(event)
+        elif is_new:
+            await self._teller.withdraw(event)
+        self._told.add((mark.quota, mark.event))
