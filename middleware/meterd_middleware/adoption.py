@@ -154,16 +154,27 @@ class Adopted:
     def meet(self, watermark: int) -> None:
         """Settle, once and for all adopters, after which sequence the interrupted calls come.
 
-        After the newest record. Where a power cut took records that the ledger has, after
-        those: else the ledger would take the interrupted calls for what it has already.
+        After the newest record. A watermark beyond it means either that an adopter was here
+        before, and these calls are counted, or that a power cut took records which the ledger
+        has: then they come after those, lest the ledger take them for what it has already.
+
+        Raises:
+            OSError: after a power cut, where it can't be written down.
         """
         if self._base is not None or not self._interrupted:
             return
-        self._base = max(self._last_written, watermark)
+        has_lost_power = (
+            self._survey.last_sequence < self.acknowledged.watermark
+            or watermark > self._last_written + len(self._interrupted)
+        )
+        base = max(self._last_written, watermark) if has_lost_power else self._last_written
         try:
-            self._write(directory.ADOPTED, directory.pack_sequence(self._base))
+            self._write(directory.ADOPTED, directory.pack_sequence(base))
         except OSError:
-            self._base = self._last_written  # what every other adopter will find too
+            if has_lost_power:
+                raise
+            return  # every other adopter finds the same
+        self._base = base
 
     def read(self, after: int, records_max: int, bytes_max: int) -> Run:
         """The next records beyond a sequence, in order; the interrupted calls' at the end."""
@@ -177,7 +188,13 @@ class Adopted:
         return Run(frames[0][1] if frames else self.next_sequence, frames)
 
     def acknowledge(self, ledger_id: bytes, watermark: int) -> None:
-        """Remember up to where a ledger has the records, for the next adopter."""
+        """Remember up to where a ledger has the records, for the next adopter.
+
+        Never beyond the newest record while `adopted` couldn't be written: that would look
+        like a power cut.
+        """
+        if self._base is None:
+            watermark = min(watermark, self._last_written)
         self.acknowledged = Acknowledged(ledger_id, watermark)
         try:
             self._write(directory.ACKNOWLEDGED, self.acknowledged.pack())
@@ -202,11 +219,21 @@ class Adopted:
             spool_directory=self.path,
         )
 
-    def finish(self) -> None:
-        """All of it is in the ledger: keep it for a restored backup, and let go."""
-        if self._lock_fd >= 0:
-            self._write(directory.FINISHED, self.acknowledged.pack())
-        self.release()
+    def finish(self) -> bool:
+        """All of it is in the ledger: keep it for a restored backup, and let go.
+
+        Returns:
+            False where that couldn't be written down: it will be found again, and the ledger
+            will know all of it.
+        """
+        try:
+            if self._lock_fd >= 0:
+                self._write(directory.FINISHED, self.acknowledged.pack())
+            return True
+        except OSError:
+            return False
+        finally:
+            self.release()
 
     def release(self) -> None:
         """Let go; what isn't finished is anybody's to adopt."""
@@ -392,8 +419,9 @@ def _finished_since(disk: Disk, path: str) -> int | None:
 
 def _remove_dead(disk: Disk, path: str) -> bool:
     """Remove a directory whose lock is free."""
-    lock_fd = disk.open(f"{path}/{directory.LOCK}", os.O_RDWR)
+    lock_fd = -1
     try:
+        lock_fd = disk.open(f"{path}/{directory.LOCK}", os.O_RDWR)
         if not disk.try_lock(lock_fd):
             return False
         directory.remove_all(disk, path)
@@ -401,7 +429,8 @@ def _remove_dead(disk: Disk, path: str) -> bool:
     except OSError:
         return False  # not ours to remove; its owner's sweep will
     finally:
-        disk.close(lock_fd)
+        if lock_fd >= 0:
+            disk.close(lock_fd)
 
 
 def _remove_stale(disk: Disk, path: str, now_unix_ns: int) -> None:

@@ -294,8 +294,10 @@ class Delivery:
         The stream ends with this message; what follows is for the next one.
         """
         self.fault = f"records {first} to {last} refused: {reason}"
-        first = max(first, self.watermark + 1)
-        if last < first or last >= self._outbox.next_sequence:
+        if first > self.watermark + 1 or last >= self._outbox.next_sequence:
+            return  # not the next the ledger waits for: sent again, in its turn, it is judged anew
+        first = self.watermark + 1
+        if last < first:
             return
         if last > first:
             self._suspect_last, self._suspect_max = last, (last - first + 1) // 2

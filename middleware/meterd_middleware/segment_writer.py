@@ -97,7 +97,9 @@ class SegmentWriter:
         """What all segments hold."""
         return self._sealed_bytes + self.offset
 
-    def put(self, kind: int, payload: Payload, reserve: int = 0) -> bool:
+    def put(
+        self, kind: int, payload: Payload, reserve: int = 0, *, is_limited: bool = True
+    ) -> bool:
         """Write one frame, whole or not at all; False: refused, and `refusal` says why.
 
         A record takes the next sequence. `reserve` is how much has to stay free beyond it.
@@ -115,7 +117,7 @@ class SegmentWriter:
         if size > FRAME_BYTES_MAX:
             self.refusal = f"a record of {size} bytes is too large"
             return False
-        if not self.has_room(size + reserve):
+        if is_limited and not self.has_room(size + reserve):
             return False
         if kind == KIND_RECORD:
             sequence = self.next_sequence
@@ -139,6 +141,8 @@ class SegmentWriter:
 
     def seal(self) -> None:
         """Begin a new segment. Where none can be made, the old one goes on if it can be trusted."""
+        if self._pending is not None:
+            self._resolve()  # what it wrote takes its sequence before the next segment is named
         part = self.name.part + 1 if self.name.first_sequence == self.next_sequence else 0
         before, fd, size = self.name, self.fd, self.offset
         try:
@@ -186,7 +190,7 @@ class SegmentWriter:
             first = frame(KIND_HEADER, self.next_sequence - 1, self._header(self.next_sequence))
             if self._disk.write(fd, first) != len(first):
                 raise OSError(errno.ENOSPC, "a short write")
-        except OSError:
+        except BaseException:  # a signal handler's too: else its name would stand in the way
             self._disk.close(fd)
             self._disk.remove(path)
             raise

@@ -227,8 +227,9 @@ class Spool:
                 is_young = monotonic_ns - since < self._limits.keep_ns
                 if is_young and kept <= keep_bytes and self._writer.has_room(self._reserve):
                     return
+                if not self._carry_over(sealed[0].name):
+                    return
                 kept -= sealed[0].held_bytes
-                self._carry_over(sealed[0].name)
                 self._writer.delete_oldest()
 
     def make_room(self, other_bytes: int) -> None:
@@ -354,7 +355,7 @@ class Spool:
             self._writer = SegmentWriter(self._disk, new, self._limits, self._header, file_mode)
             self._disk.rename(new, self.path)
             self._writer.path = self.path
-        except OSError:
+        except BaseException:  # a signal handler's too: nobody else removes what is locked
             self._unmake(new)
             raise
 
@@ -385,15 +386,18 @@ class Spool:
         with self._lock:
             return self._writer.contents()
 
-    def _carry_over(self, segment: SegmentName) -> None:
-        """Write the open frames again that are about to be deleted with their segment."""
+    def _carry_over(self, segment: SegmentName) -> bool:
+        """Write the open frames again that stand in a segment which is to be deleted.
+
+        Whatever the limits say, since more is freed than taken. False: the disk had no room,
+        and the segment has to stay.
+        """
         for call, opened in list(self._open_calls.items()):
             if opened.segment == segment:
-                if self._writer.put(KIND_OPEN, opened.payload):
-                    self._open_calls[call] = opened._replace(segment=self._writer.name)
-                else:
-                    self.counters.dropped_open_frames += 1
-                    self._save_counters()
+                if not self._writer.put(KIND_OPEN, opened.payload, is_limited=False):
+                    return False
+                self._open_calls[call] = opened._replace(segment=self._writer.name)
+        return True
 
     def _save_counters(self) -> None:
         """Into the page made beforehand, so that a full disk has room for it."""
