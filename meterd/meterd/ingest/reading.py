@@ -44,7 +44,7 @@ _ALL = attrgetter(
 class WireBatch:
     """A batch as it came; `read` is for the writer's thread."""
 
-    __slots__ = ("_message", "_producer", "_received_at_ms", "_request")
+    __slots__ = ("_message", "_producer", "_received_at_ms", "_request", "size", "span")
 
     def __init__(
         self,
@@ -59,6 +59,9 @@ class WireBatch:
         self._received_at_ms = received_at_ms
         self._request = request
         self._message = message
+        self.size = len(request) or (message.ByteSize() if message is not None else 0)
+        self.span = (0, 0)
+        """Its first and last sequence, once `read` has seen them."""
 
     def read(self) -> PlacedBatch:
         """Check and place it.
@@ -72,6 +75,8 @@ class WireBatch:
                 message = usage_pb2.ShipRequest.FromString(self._request).batch
             except DecodeError as fault:
                 raise BatchBroken("the batch is no protobuf message") from fault
+        first = message.first_sequence
+        self.span = (first, first + max(0, len(message.dimension) - 1))
         return read_batch(message, self._producer, self._received_at_ms)
 
 
