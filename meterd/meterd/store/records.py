@@ -14,6 +14,7 @@ from meterd.pricing.price import cost_of
 from meterd.store.groups import Counted
 from meterd.store.interning import BY_TOKENS, REQUEST, counts_as, kind_from
 from meterd.store.ledger_row import unpack
+from meterd.store.refold import CURRENT_RATE
 from meterd.store.values import LedgerRecord
 
 if TYPE_CHECKING:
@@ -78,7 +79,9 @@ def page(
             where.append(condition)
             values.append(value)
     rows = connection.execute(
-        "SELECT l.*, c.name, t.project, k.fields, u.why FROM ledger l "
+        "SELECT l.id, l.billed_at_ms, l.duration_ms, l.input_tokens, l.cache_read_tokens, "
+        "l.output_tokens, l.reasoning_tokens, l.input_bytes, l.rest, "
+        f"{CURRENT_RATE}, c.name, t.project, k.fields, u.why FROM ledger l "
         "JOIN tags t ON t.id = l.tag JOIN clients c ON c.id = t.client "
         "JOIN kinds k ON k.id = l.kind "
         "LEFT JOIN uncounted u ON u.client = t.client AND u.row = l.id "
@@ -92,7 +95,7 @@ def _record(
     connection: sqlite3.Connection, rates: Rates, part: RunPart, row: tuple[object, ...]
 ) -> LedgerRecord:
     (
-        number, _, _, billed_at, duration, took, read, gave, thought, size, rate, rest,
+        number, billed_at, duration, took, read, gave, thought, size, rest, rate,
         client, project, fields, why,
     ) = row  # fmt: skip
     assert isinstance(number, int)

@@ -185,9 +185,10 @@ def use_agency(engine: Engine, agency: Agency) -> None:
     """
     connection = engine.connection
     zones, prices = _zones_of(agency), _prices_of(agency)
-    before = connection.execute("SELECT zones, prices FROM rollup_basis").fetchone()
+    stored = connection.execute("SELECT zones, prices FROM rollup_basis").fetchone()
+    before = stored or (_zones_of(engine.agency), _prices_of(engine.agency))
     is_empty = connection.execute("SELECT 1 FROM runs LIMIT 1").fetchone() is None
-    is_rezoned = not is_empty and before is not None and before[0] != zones
+    is_rezoned = not is_empty and before[0] != zones
     if is_rezoned and _has_closed(connection):
         raise NotPossibleNow(
             "a period is closed: the time zone and the days on which periods begin can only "
@@ -196,7 +197,7 @@ def use_agency(engine: Engine, agency: Agency) -> None:
     engine.use(agency)
     if is_rezoned:
         _rebuild(engine)
-    if not is_empty and (before is None or before[1] != prices):
+    if not is_empty and before[1] != prices:
         _reprice(engine, who="meterctl apply", why="the prices of meterd.toml changed")
     connection.execute("INSERT OR REPLACE INTO rollup_basis VALUES (1, ?, ?)", (zones, prices))
 
