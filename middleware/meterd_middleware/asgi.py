@@ -11,7 +11,6 @@ functions. Websockets and lifespan pass untouched.
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import TYPE_CHECKING, Any, cast
@@ -161,4 +160,6 @@ class MeterMiddleware:
             await self.app(scope, receive, send)
         finally:
             if not self.meter.is_disabled:
+                import asyncio  # loaded by whoever serves this app; not by importing us
+
                 await asyncio.to_thread(self.meter.flush, FLUSH_AT_SHUTDOWN_S)

@@ -24,7 +24,7 @@ from meterd_middleware.include_usage import UsageHider
 from meterd_middleware.intake import Intake
 from meterd_middleware.lease import Denied
 from meterd_middleware.pending import Memory
-from meterd_middleware.readers import reader_for
+from meterd_middleware.readers import Reading, reader_for
 from meterd_middleware.request import read_request
 from meterd_middleware.settlement import (
     NOTHING_READ,
@@ -35,20 +35,20 @@ from meterd_middleware.settlement import (
     refused_record,
 )
 from meterd_middleware.spool import OpenCall
+from meterd_middleware.usage import Estimated, UsageRecord
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from meterd_middleware.lease import Reservation
     from meterd_middleware.ports import Quota, Sink
-    from meterd_middleware.readers import Reader, Reading
+    from meterd_middleware.readers import Reader
     from meterd_middleware.refusal import QuotaExceeded
     from meterd_middleware.request import ProviderCall
     from meterd_middleware.settings import Settings
     from meterd_middleware.tags import Payer
-    from meterd_middleware.usage import UsageRecord
 
-REPEAT_WITHIN_S = 3
+REPEAT_WITHIN_S = 1
 """cohere repeats a refused call twice, Gemini's interactions four times, within this time."""
 
 _generation = 0
@@ -204,22 +204,28 @@ class Exchange:
             return
         if self._generation != _generation:
             return
+        owner = self._owner
         try:
             if reading is None:
-                reading = self._read(ending)
-            self._owner.settle(self, ending, reading, late=late)
+                reading = self._read(ending, late=late)
+            owner.settle(self, ending, reading, late=late)
         except Exception as error:
-            self._owner.faults.note_late("settle", error)
+            owner.faults.note("settle", error, late=late)
+            owner.salvage(self, late=late)
         finally:
             if self.reservation is not None:
                 self.reservation.release()  # does nothing where it was settled
 
-    def _read(self, ending: Ending) -> Reading:
+    def _read(self, ending: Ending, *, late: bool) -> Reading:
         reader, self._reader = self._reader, None
         if reader is None:
             return NOTHING_READ
         is_whole = ending in _WHOLE or self._received == self._content_length
-        return reader.finish(is_whole)
+        try:
+            return reader.finish(is_whole)
+        except Exception as error:
+            self._owner.faults.note("read", error, late=late)
+            return Reading(is_complete=is_whole, note="the answer could not be read")
 
 
 _WHOLE = (Ending.TERMINAL, Ending.END_OF_FILE)
@@ -485,6 +491,27 @@ class Exchanges:
                     self._late.append(record)
                 else:
                     self._tell(record)
+
+    def salvage(self, exchange: Exchange, *, late: bool) -> None:
+        """A record that could not be made right is still made: estimated, and said to be."""
+        sent = exchange.sent
+        try:
+            record = UsageRecord(
+                client=sent.tags.client,
+                project=sent.tags.project,
+                provider=sent.call.provider,
+                request_model=sent.call.request_model,
+                http_status=exchange.http_status,
+                occurred_at_unix_ns=sent.occurred_at_unix_ns,
+                input_tokens=sent.input_tokens,
+                estimated=Estimated.INPUT | Estimated.OUTPUT,
+                lease_id=sent.lease_id,
+                note="the answer could not be read",
+            )
+            append = self._sink.append_later if late else self._sink.append
+            append(record, exchange.call_number)
+        except Exception as error:
+            self.faults.note("salvage", error, late=late)
 
 
 _REPEATED = frozenset({"cohere", "interactions", "gemini", "mistral"})

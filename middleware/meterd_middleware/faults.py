@@ -27,13 +27,12 @@ class Faults:
         self._kinds: set[str] = set()
         self._late: deque[tuple[str, str]] = deque(maxlen=LATE_MAX)
 
-    def note(self, kind: str, error: BaseException) -> None:
-        """Count a fault, from ordinary code."""
-        self._note(kind, where(error))
-
-    def note_late(self, kind: str, error: BaseException) -> None:
-        """Count a fault, perhaps from a finaliser."""
-        self._late.append((kind, where(error)))
+    def note(self, kind: str, error: BaseException, *, late: bool = False) -> None:
+        """Count a fault. `late`: perhaps from a finaliser, so it is only put aside."""
+        if late:
+            self._late.append((kind, where(error)))
+        else:
+            self._note(kind, where(error))
 
     def catch_up(self) -> None:
         """Report what finalisers met."""

@@ -43,7 +43,8 @@ class MeteredTransport(SyncShell, httpx.BaseTransport):
         CannotInstrument: `inner` is no sync transport of httpx.
     """
 
-    _tee, _replay, _response = _Tee, _Replay, httpx.Response
+    _tee, _replay = _Tee, _Replay
+    _request, _response = httpx.Request, httpx.Response
 
     def __init__(
         self,
@@ -59,7 +60,8 @@ class MeteredTransport(SyncShell, httpx.BaseTransport):
 class AsyncMeteredTransport(AsyncShell, httpx.AsyncBaseTransport):
     """Meters the LLM calls that pass through it; the async `MeteredTransport`."""
 
-    _tee, _replay, _response = _AsyncTee, _Replay, httpx.Response
+    _tee, _replay = _AsyncTee, _Replay
+    _request, _response = httpx.Request, httpx.Response
 
     def __init__(
         self,

@@ -43,7 +43,8 @@ class MeteredTransport(SyncShell, httpx2.BaseTransport):
         CannotInstrument: `inner` is no sync transport of httpx2.
     """
 
-    _tee, _replay, _response = _Tee, _Replay, httpx2.Response
+    _tee, _replay = _Tee, _Replay
+    _request, _response = httpx2.Request, httpx2.Response
 
     def __init__(
         self,
@@ -59,7 +60,8 @@ class MeteredTransport(SyncShell, httpx2.BaseTransport):
 class AsyncMeteredTransport(AsyncShell, httpx2.AsyncBaseTransport):
     """Meters the LLM calls that pass through it; the async `MeteredTransport`."""
 
-    _tee, _replay, _response = _AsyncTee, _Replay, httpx2.Response
+    _tee, _replay = _AsyncTee, _Replay
+    _request, _response = httpx2.Request, httpx2.Response
 
     def __init__(
         self,

@@ -14,13 +14,13 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from meterd_middleware.errors import InvalidUsage, Untagged
+from meterd_middleware.errors import InvalidSetting, InvalidUsage, Untagged
 from meterd_middleware.exchange import Exchanges
 from meterd_middleware.given import given_record, usable_id
 from meterd_middleware.manual import ManualCall
 from meterd_middleware.refusal import QuotaExceeded
 from meterd_middleware.settings import Settings
-from meterd_middleware.tags import Tags, who_pays
+from meterd_middleware.tags import Tags, who_pays, why_invalid
 
 if TYPE_CHECKING:
     import os
@@ -105,6 +105,8 @@ class Meter:
         leases: Quota,
         on_record: Callable[[UsageRecord], object] | None,
     ) -> None:
+        if settings.client and (wrong := why_invalid(settings.client)):
+            raise InvalidSetting("client", settings.client, f"a client id; this one {wrong}")
         self.settings = settings
         self.is_disabled = settings.disabled
         self._shipper = shipper

@@ -168,6 +168,16 @@ def check_family(inner: object, base: type, family: str, name: str) -> None:
     )
 
 
+def _wrong_client(shell: object, request: object) -> CannotInstrument:
+    """Raised before anything is sent: sending first and failing then would cost tokens."""
+    kind = type(shell)
+    family = type(request).__module__.partition(".")[0]
+    return CannotInstrument(
+        f"{kind.__module__}.{kind.__name__} was given to a client of {family}; "
+        f"use the transport of meterd_middleware.{family}, or instrument(client)"
+    )
+
+
 class Tee:
     """A response's stream, sync: the inner one's bytes, shown to the exchange as they pass."""
 
@@ -274,11 +284,14 @@ class SyncShell(Shell):
 
     _tee: type[Any]
     _replay: type[Any]
+    _request: type[Any]
     _response: type[Any]
 
     def handle_request(self, request: Any) -> Any:
         """Meter the request if it is an LLM call; pass it on untouched if it isn't."""
         meter = self.meter
+        if not isinstance(request, self._request):
+            raise _wrong_client(self, request)
         if meter.is_disabled or request.method not in _METHODS:
             return self.inner.handle_request(request)
         headers = Fields(request.headers)
@@ -317,9 +330,21 @@ class SyncShell(Shell):
         exchange.refuses_include_usage()
         return self.inner.handle_request(self.outgoing(request, headers, exchange))
 
+    async def handle_async_request(self, request: Any) -> Any:
+        """Say what to use instead, before anything is sent."""
+        raise CannotInstrument(
+            "MeteredTransport is for Client; AsyncClient needs AsyncMeteredTransport"
+        )
+
     def close(self) -> None:
         """Close the inner transport."""
         self.inner.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        pass
 
     def __enter__(self) -> Self:
         self.inner.__enter__()
@@ -339,11 +364,14 @@ class AsyncShell(Shell):
 
     _tee: type[Any]
     _replay: type[Any]
+    _request: type[Any]
     _response: type[Any]
 
     async def handle_async_request(self, request: Any) -> Any:
         """Meter the request if it is an LLM call; pass it on untouched if it isn't."""
         meter = self.meter
+        if not isinstance(request, self._request):
+            raise _wrong_client(self, request)
         if meter.is_disabled or request.method not in _METHODS:
             return await self.inner.handle_async_request(request)
         headers = Fields(request.headers)
@@ -386,9 +414,21 @@ class AsyncShell(Shell):
         exchange.refuses_include_usage()
         return await self.inner.handle_async_request(self.outgoing(request, headers, exchange))
 
+    def handle_request(self, request: Any) -> Any:
+        """Say what to use instead, before anything is sent."""
+        raise CannotInstrument(
+            "AsyncMeteredTransport is for AsyncClient; Client needs MeteredTransport"
+        )
+
     async def aclose(self) -> None:
         """Close the inner transport."""
         await self.inner.aclose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
 
     async def __aenter__(self) -> Self:
         await self.inner.__aenter__()
