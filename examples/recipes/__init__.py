@@ -1,0 +1,1 @@
+"""How tags reach calls in the places where apps make them: queues, threads, frameworks."""

@@ -1,0 +1,1 @@
+"""Every example and recipe, run as a user would run it."""
