@@ -77,8 +77,10 @@ class Reading:
 class Reader(Protocol):
     """Reads one response's usage from its wire bytes, as sent (content-encoding included)."""
 
-    is_finished: bool
-    """True once the terminal event has passed: settle now, don't wait for the end of file."""
+    @property
+    def is_finished(self) -> bool:
+        """True once the terminal event has passed: settle now, don't wait for the end of file."""
+        ...
 
     def feed(self, chunk: bytes) -> None:
         """Take the next bytes of the body. Cheap: a copy and a look. Never raises."""

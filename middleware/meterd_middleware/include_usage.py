@@ -1,0 +1,188 @@
+"""Asking for usage on the app's behalf, and taking out again what that adds.
+
+    body ──ask()──▶ body with stream_options.include_usage     spliced in, all else untouched
+    chunks ──UsageHider.feed()──▶ the bytes the app would have got without
+
+Asking adds one event before `[DONE]`, with empty `choices` and an object `usage`, and puts
+`"usage":null` on every other event. Both are taken out, the event with its blank line; what
+else an event without choices may carry (Azure's content filter, moderation) stays.
+
+Sources: openai 3.57 types/chat/chat_completion_stream_options_param.py; WIRE facts of
+November 2026 on hosts that refuse it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from meterd_middleware.request import ProviderCall
+
+HELD_BYTES_MAX = 2**20
+"""Of an event that doesn't end, how much is held back before it is passed on as it is."""
+
+_ASKED = b'"stream_options":{"include_usage":true}'
+
+
+def ask(call: ProviderCall, body: bytes, hosts: Iterable[str] = ()) -> bytes | None:
+    """The request's body with usage asked for; None: send it as it is.
+
+    Args:
+        hosts: hosts that take it beside those that are known to.
+    """
+    if not call.is_stream or call.is_signed or call.dialect not in ("oa.chat", "oa.completions"):
+        return None
+    if not call.takes_include_usage and call.host not in hosts:
+        return None
+    if b'"include_usage"' in body and _asked_already(body):
+        return None
+    if b'"stream_options"' in body:
+        return _into_options(body)
+    end = body.rstrip()
+    if not end.endswith(b"}") or not end.startswith(b"{"):
+        return None
+    comma = b"" if end[1:-1].strip() == b"" else b","
+    return end[:-1] + comma + _ASKED + b"}"
+
+
+def _asked_already(body: bytes) -> bool:
+    """Whether the app set it itself, to true or to false; then it is the app's business."""
+    parsed = _parsed(body)
+    options = parsed.get("stream_options") if parsed else None
+    return isinstance(options, dict) and "include_usage" in options
+
+
+def _into_options(body: bytes) -> bytes | None:
+    """Splice it into options that the app set, keeping them; null options are replaced."""
+    parsed = _parsed(body)
+    if parsed is None or "stream_options" not in parsed:
+        return None
+    options = parsed["stream_options"]
+    if options is None:
+        replaced = _NULL_OPTIONS.subn(_ASKED, body, count=1)
+        return replaced[0] if _same_but_for_options(replaced[0], parsed) else None
+    if not isinstance(options, dict):
+        return None
+    for found in _OPTIONS_START.finditer(body):
+        comma = b"," if options else b""
+        spliced = body[: found.end()] + b'"include_usage":true' + comma + body[found.end() :]
+        if _same_but_for_options(spliced, parsed):
+            return spliced
+    return None
+
+
+_OPTIONS_START = re.compile(rb'"stream_options"\s*:\s*\{')
+_NULL_OPTIONS = re.compile(rb'"stream_options"\s*:\s*null')
+
+
+def _same_but_for_options(spliced: bytes, before: dict[str, object]) -> bool:
+    """Whether a splice hit the options themselves and not a text that looks like them."""
+    after = _parsed(spliced)
+    if after is None:
+        return False
+    options = after.pop("stream_options", None)
+    rest = {name: value for name, value in before.items() if name != "stream_options"}
+    return isinstance(options, dict) and options.get("include_usage") is True and after == rest
+
+
+def _parsed(body: bytes) -> dict[str, object] | None:
+    try:
+        parsed = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    return parsed if isinstance(parsed, dict) else None
+
+
+_EVENT_END = re.compile(rb"\r\n\r\n|\n\n|\r\r")
+_NULL_USAGE = re.compile(rb',\s*"usage"\s*:\s*null|"usage"\s*:\s*null\s*,\s*')
+
+
+class UsageHider:
+    """Takes out of a stream what asking for usage added; all other bytes pass at once.
+
+    An event is held back only while it isn't whole, since only a whole one can be judged.
+    """
+
+    __slots__ = ("_held", "_is_done")
+
+    def __init__(self) -> None:
+        self._held = b""
+        self._is_done = False
+
+    def feed(self, chunk: bytes) -> bytes:
+        """What of these bytes, and of those held back, the app would have got."""
+        if self._is_done:
+            return chunk
+        data = self._held + chunk
+        passed = []
+        start = 0
+        for end in _EVENT_END.finditer(data):
+            passed.append(_without_usage(data[start : end.end()]))
+            start = end.end()
+        self._held = data[start:]
+        if len(self._held) > HELD_BYTES_MAX:
+            self._is_done = True
+            passed.append(self.finish())
+        return b"".join(passed)
+
+    def finish(self) -> bytes:
+        """What is still held back when the stream ends."""
+        rest, self._held = self._held, b""
+        return _without_usage(rest) if rest else b""
+
+
+def _without_usage(event: bytes) -> bytes:
+    """An event as it would have been; nothing of it where it wouldn't have been."""
+    at = event.find(b'"usage"')
+    if at < 0:
+        return event
+    if found := _PLAIN_NULL.match(event, at):
+        comma = event.rfind(b",", 0, at)
+        if comma > 0 and not event[comma + 1 : at].strip():
+            return event[:comma] + event[found.end() :]
+    data = _data_of(event)
+    if data is None:
+        return event
+    usage = data.get("usage", "absent")
+    if isinstance(usage, dict):
+        return b"" if _is_added(data) else event
+    if usage is None:
+        return _without_null(event, data)
+    return event
+
+
+_PLAIN_NULL = re.compile(
+    rb'"usage"\s*:\s*null(?=(?:\s*,\s*"[a-z_]+"\s*:\s*(?:"[^"\\]*"|null|\d+))*\s*\}\s*$)'
+)
+"""A null usage with nothing but short fields behind it: at the top for sure, without parsing."""
+
+_DATA_LINE = re.compile(rb"^data: ?(.*?)\r?$", re.MULTILINE)
+_ENVELOPE = frozenset(
+    {"id", "object", "created", "model", "choices", "usage", "service_tier", "system_fingerprint",
+     "obfuscation", "provider", "x_groq", "timings", "prompt_token_ids", "nvext"}
+)  # fmt: skip
+
+
+def _data_of(event: bytes) -> dict[str, object] | None:
+    return _parsed(b"\n".join(_DATA_LINE.findall(event)))
+
+
+def _is_added(data: dict[str, object]) -> bool:
+    """Whether the event is the one that asking added: no choices and no content of its own."""
+    return not data.get("choices") and all(
+        name in _ENVELOPE or value is None for name, value in data.items()
+    )
+
+
+def _without_null(event: bytes, data: dict[str, object]) -> bytes:
+    """The event without its `"usage":null`, where that can be cut out without a doubt."""
+    without = {name: value for name, value in data.items() if name != "usage"}
+    for found in _NULL_USAGE.finditer(event):
+        cut = event[: found.start()] + event[found.end() :]
+        if _data_of(cut) == without:
+            return cut
+    return event

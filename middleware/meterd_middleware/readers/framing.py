@@ -1,0 +1,168 @@
+"""Framing: bytes of a stream into events, lines or frames, cut anywhere.
+
+    chunks ──Unifier──▶ one kind of line end ──▶ blocks ──event_of()──▶ name, data
+    chunks ──Frames.feed()──▶ Frame(headers, payload)      AWS event streams
+
+Server-sent events: lines end at CRLF, LF or a lone CR and nothing else (U+2028, U+2029 and
+U+0085 stand raw inside JSON); a CR at the end of a chunk may be half of a CRLF; several
+`data` lines join with LF; a byte order mark at the start is skipped. The last event counts
+without its blank line too.
+
+What doesn't end is bounded: an event or frame beyond `EVENT_BYTES_MAX` is dropped and noted.
+
+Sources: WHATWG HTML, 9.2.6; vnd.amazon.eventstream in the AWS SDKs.
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import NamedTuple
+
+EVENT_BYTES_MAX = 8 * 2**20
+
+
+class Framing(NamedTuple):
+    """How a textual stream is cut: what ends an event, and how its data is found in it."""
+
+    separator: bytes
+    is_sse: bool
+
+
+SERVER_SENT_EVENTS = Framing(b"\n\n", is_sse=True)
+JSON_LINES = Framing(b"\n", is_sse=False)
+
+
+class Unifier:
+    """Makes every line end of a stream an LF, whole across chunks, and takes a BOM off.
+
+    JSON holds no raw CR, so nothing but line ends is touched. A CR at the end of a chunk
+    waits for what may be its LF.
+    """
+
+    __slots__ = ("_has_started", "_held")
+
+    def __init__(self) -> None:
+        self._held = b""
+        self._has_started = False
+
+    def feed(self, data: bytes) -> bytes:
+        """The bytes, with LF for every line end."""
+        if not self._has_started and data:
+            data = self._held + data
+            self._held = b""
+            if len(data) < 3 and b"\xef\xbb\xbf".startswith(data):
+                self._held = data
+                return b""
+            self._has_started = True
+            data = data.removeprefix(b"\xef\xbb\xbf")
+        if b"\r" not in data and not self._held:
+            return data
+        data = self._held + data
+        self._held = b""
+        if data.endswith(b"\r"):
+            data, self._held = data[:-1], b"\r"
+        return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+
+    def finish(self) -> bytes:
+        """What was held back."""
+        held, self._held = self._held, b""
+        return held.replace(b"\r", b"\n")
+
+
+def event_of(block: bytes) -> tuple[str, bytes] | None:
+    """Name and data of a server-sent event's lines; None for comments and events without data."""
+    if block.startswith(b"data: ") and b"\n" not in block:
+        return "", block[6:]
+    name, datas = "", []
+    for line in block.split(b"\n"):
+        if line.startswith(b"data:"):
+            datas.append(line[6:] if line[5:6] == b" " else line[5:])
+        elif line.startswith(b"event:"):
+            name = line[6:].strip().decode("utf-8", "replace")
+        elif line == b"data":
+            datas.append(b"")
+    return (name, b"\n".join(datas)) if datas else None
+
+
+class Frame(NamedTuple):
+    """One message of an AWS event stream."""
+
+    event_type: str
+    message_type: str
+    payload: bytes
+
+
+class Frames:
+    """Cuts AWS event-stream messages out of chunks; a bad checksum drops its frame.
+
+    After a frame whose prelude doesn't check, nothing more can be found: there is no mark to
+    look for. What was read before stands.
+    """
+
+    __slots__ = ("_pending", "dropped", "is_broken")
+
+    def __init__(self) -> None:
+        self._pending = b""
+        self.dropped = False
+        self.is_broken = False
+
+    def feed(self, data: bytes) -> list[Frame]:
+        """The frames that end in these bytes."""
+        if self.is_broken:
+            return []
+        data = self._pending + data
+        frames: list[Frame] = []
+        start = 0
+        while len(data) - start >= _PRELUDE_BYTES:
+            total = int.from_bytes(data[start : start + 4])
+            head = int.from_bytes(data[start + 4 : start + 8])
+            prelude_sum = int.from_bytes(data[start + 8 : start + 12])
+            sane = _PRELUDE_BYTES + head + 4 <= total <= EVENT_BYTES_MAX
+            if not sane or zlib.crc32(data[start : start + 8]) != prelude_sum:
+                self._pending, self.is_broken, self.dropped = b"", True, True
+                return frames
+            if len(data) - start < total:
+                break
+            frame = data[start : start + total]
+            start += total
+            if zlib.crc32(frame[:-4]) != int.from_bytes(frame[-4:]):
+                self.dropped = True
+                continue
+            headers = _frame_headers(frame[_PRELUDE_BYTES : _PRELUDE_BYTES + head])
+            frames.append(
+                Frame(
+                    headers.get(":event-type") or headers.get(":exception-type", ""),
+                    headers.get(":message-type", "event"),
+                    frame[_PRELUDE_BYTES + head : -4],
+                )
+            )
+        self._pending = data[start:]
+        return frames
+
+
+_PRELUDE_BYTES = 12
+_FIXED_HEADER_BYTES = {0: 0, 1: 0, 2: 1, 3: 2, 4: 4, 5: 8, 8: 8, 9: 16}
+
+
+def _frame_headers(data: bytes) -> dict[str, str]:
+    """The string headers of a frame; the other types are stepped over."""
+    headers: dict[str, str] = {}
+    at = 0
+    while at < len(data):
+        length = data[at]
+        name = data[at + 1 : at + 1 + length].decode("utf-8", "replace")
+        at += 1 + length
+        if at >= len(data):
+            break
+        kind = data[at]
+        at += 1
+        if kind in (6, 7):
+            size = int.from_bytes(data[at : at + 2])
+            if kind == 7:
+                headers[name] = data[at + 2 : at + 2 + size].decode("utf-8", "replace")
+            at += 2 + size
+        elif kind in _FIXED_HEADER_BYTES:
+            at += _FIXED_HEADER_BYTES[kind]
+        else:
+            break
+    return headers

@@ -1,0 +1,188 @@
+"""OpenAI chat completions and completions, and the many hosts that speak them.
+
+    prompt_tokens ─ whole ─┬ prompt_tokens_details.cached_tokens, cache_write_tokens, audio_tokens
+    completion_tokens ─────┴ completion_tokens_details.reasoning_tokens, audio_tokens
+
+Counts are cumulative: the last object `usage` of a stream counts, never a sum (vLLM's
+continuous usage, Perplexity, Gemini's OpenAI face). Where hosts differ:
+
+| host | difference |
+|---|---|
+| xAI chat | reasoning stands outside completion: added if total = prompt + completion + reasoning |
+| Gemini's OpenAI face | total > prompt + completion: the rest is reasoning |
+| Perplexity | reasoning and citation tokens outside completion |
+| DeepSeek | `prompt_cache_hit_tokens` and `…_miss_tokens` |
+| Groq | `x_groq.usage` beside or instead of `usage`; one of them counts |
+| OpenRouter | `usage.cost`, US dollars |
+| Mistral | `prompt_audio_seconds` is no token |
+
+Sources: openai 3.57 types/completion_usage.py; genai-prices 0.2.3; the hosts' SDKs.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+from meterd_middleware.readers.tally import Fields, Tally, fields_of, items_of
+
+if TYPE_CHECKING:
+    from meterd_middleware.readers.counts import ModelUsage
+
+_PARTS_OUTSIDE = frozenset({"perplexity"})
+_TICKS_A_DOLLAR = 10**10
+"""xAI's `cost_in_usd_ticks`: ten-billionths of a dollar."""
+
+
+class OpenAIChat(Tally):
+    """Chat completions and legacy completions, of OpenAI and whoever speaks like it."""
+
+    terminals = (b"[DONE]",)
+    last = (b'"usage":{', b'"usage": {', b'finish_reason":"', b'finish_reason": "')
+
+    def __init__(self, provider: str = "openai") -> None:
+        super().__init__()
+        self._provider = provider
+        self._usage: Fields = {}
+
+    def read_body(self, body: Fields) -> None:
+        """A whole answer, or Cloudflare's envelope around one."""
+        if "usage" not in body and isinstance(body.get("result"), dict):
+            body = body["result"]
+        self.read_event("", body)
+
+    def read_event(self, name: str, event: Fields) -> None:
+        """A chunk; the usage of a later one replaces that of an earlier."""
+        self.saw_id(event.get("id"))
+        self.saw_model(event.get("model"))
+        self.saw_context("service_tier", event.get("service_tier"))
+        self.saw_error(event.get("error") or (event if name == "error" else None))
+        if event.get("object") == "error":  # Mistral, vLLM
+            self.saw_error(event)
+        groq = fields_of(event.get("x_groq"))
+        usage = fields_of(event.get("usage")) or fields_of(groq.get("usage"))
+        if usage:
+            self._usage = _overlaid(self._usage, usage)
+        for choice in items_of(event.get("choices")):
+            if isinstance(choice, dict):
+                if choice.get("finish_reason"):
+                    self.may_be_whole = True
+                self.saw_error(choice.get("error"))
+                # Some hosts put the last chunk's usage into the choice (Moonshot).
+                if not usage and fields_of(choice.get("usage")):
+                    self._usage = _overlaid(self._usage, choice["usage"])
+
+    def usages(self) -> tuple[ModelUsage, ...]:
+        """One model's counts."""
+        usage = self._usage
+        if not usage:
+            return ()
+        prompt = fields_of(usage.get("prompt_tokens_details") or usage.get("input_tokens_details"))
+        reply = fields_of(
+            usage.get("completion_tokens_details") or usage.get("output_tokens_details")
+        )
+        whole_in = self.count(_first(usage, "prompt_tokens", "input_tokens"), "prompt_tokens")
+        whole_out = self.count(
+            _first(usage, "completion_tokens", "output_tokens"), "completion_tokens"
+        )
+        reasoning = self.part(
+            _first(reply, "reasoning_tokens") or usage.get("reasoning_tokens"), "reasoning_tokens"
+        )
+        total = self.count(usage.get("total_tokens"), "total_tokens")
+        whole_in = self._input_of_cache(usage, whole_in)
+        whole_out, reasoning = self._output(usage, whole_in, whole_out, reasoning, total)
+        self._costs(usage)
+        return (
+            self.usage(
+                input_tokens=whole_in,
+                output_tokens=whole_out,
+                cache_read=self._cache_read(usage, prompt),
+                cache_write=self.part(
+                    _first(prompt, "cache_write_tokens", "cache_creation_tokens")
+                    or usage.get("cache_creation_input_tokens"),
+                    "cache_write_tokens",
+                ),
+                cache_write_long=long_write(self, prompt),
+                reasoning=reasoning,
+                audio_input=self.part(prompt.get("audio_tokens"), "audio_tokens"),
+                audio_output=self.part(reply.get("audio_tokens"), "audio_tokens"),
+            ),
+        )
+
+    def _cache_read(self, usage: Fields, prompt: Fields) -> int:
+        """Wherever the host puts what it read from its cache."""
+        for value in (
+            prompt.get("cached_tokens"),
+            usage.get("prompt_cache_hit_tokens"),
+            usage.get("cached_tokens"),
+            usage.get("cache_read_input_tokens"),
+            usage.get("num_cached_tokens"),
+        ):
+            if found := self.part(value, "cached_tokens"):
+                return found
+        return 0
+
+    def _input_of_cache(self, usage: Fields, whole: int | None) -> int | None:
+        """DeepSeek's input where it states only hits and misses."""
+        if whole is not None or "prompt_cache_miss_tokens" not in usage:
+            return whole
+        hits = self.part(usage.get("prompt_cache_hit_tokens"), "prompt_cache_hit_tokens")
+        return hits + self.part(usage.get("prompt_cache_miss_tokens"), "prompt_cache_miss_tokens")
+
+    def _output(
+        self,
+        usage: Fields,
+        whole_in: int | None,
+        whole_out: int | None,
+        reasoning: int,
+        total: int | None,
+    ) -> tuple[int | None, int]:
+        """Output with reasoning inside, wherever the host counts it."""
+        if self._provider in _PARTS_OUTSIDE and whole_out is not None:
+            citation = self.part(usage.get("citation_tokens"), "citation_tokens")
+            return whole_out + reasoning + citation, reasoning
+        if whole_in is None or total is None:
+            return whole_out, reasoning
+        if whole_out is None:  # an embedding's shape: all of the total is input
+            return (total - whole_in if total >= whole_in else None), reasoning
+        beyond = total - whole_in - whole_out
+        if beyond <= 0:
+            return whole_out, reasoning
+        if reasoning == beyond:
+            return whole_out + reasoning, reasoning
+        if not reasoning and self._provider in ("gcp.gemini", "gcp.vertex_ai"):
+            return whole_out + beyond, beyond
+        self.note("total_tokens is not the sum of its parts")
+        return whole_out, reasoning
+
+    def _costs(self, usage: Fields) -> None:
+        """What the provider says it cost, and tools that it bills apart."""
+        cost = usage.get("cost")
+        if isinstance(cost, dict):  # Perplexity
+            self.saw_tool_calls("search_queries", usage.get("num_search_queries"))
+            cost = cost.get("total_cost")
+        self.saw_cost(cost)
+        ticks = self.count(usage.get("cost_in_usd_ticks"), "cost_in_usd_ticks")
+        if ticks is not None:
+            self.provider_cost = Decimal(ticks) / _TICKS_A_DOLLAR
+        self.saw_tool_calls("search_queries", usage.get("num_search_queries"))
+        self.saw_tool_calls("num_sources_used", usage.get("num_sources_used"))
+
+
+def long_write(tally: Tally, details: Fields) -> int:
+    """The part of what was written to the cache at the longer lifetime (12 h, since GPT-5.6)."""
+    split = fields_of(details.get("cache_write_tokens_details"))
+    return tally.part(split.get("ttl_12h_tokens"), "ttl_12h_tokens")
+
+
+def _first(fields: Fields, *names: str) -> object:
+    """The first of these fields that is there and not null."""
+    for name in names:
+        if fields.get(name) is not None:
+            return fields[name]
+    return None
+
+
+def _overlaid(before: Fields, after: Fields) -> Fields:
+    """The later usage, with what only the earlier one states."""
+    return {**before, **{name: value for name, value in after.items() if value is not None}}
