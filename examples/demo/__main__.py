@@ -86,8 +86,8 @@ def _start(stage: Stage) -> None:
 
 def _morning(traffic: Traffic) -> None:
     deeds = traffic.day(
-        acme_corp="9 chat, 4 search, 5 draft, 5 score",
-        bigco_inc="6 chat, 3 draft, 4 score",
+        acme_corp="9 chat, 4 search, 5 draft, 5 score, 2 archive",
+        bigco_inc="6 chat, 3 draft, 4 score, 5 archive",
         techstartup="4 chat, 2 score",
     )
     _all_answered(traffic.run(deeds))
@@ -125,7 +125,7 @@ def _all_answered(answers: list[httpx2.Response]) -> None:
 def _into_the_quota(stage: Stage, traffic: Traffic) -> None:
     refused: httpx2.Response | None = None
     for number in range(1, ARCHIVES_MAX):
-        deed = traffic.deed(CAPPED, "score", archive(number))
+        deed = traffic.deed(CAPPED, "archive")
         (answer,) = traffic.run([deed])
         if answer.status_code == 429:
             refused = answer
