@@ -83,7 +83,8 @@ def sentence_of(
 ) -> CommandRefused | DaemonUnavailable:
     """The error that a gRPC status means to the user: one table for all commands."""
     if code is grpc.StatusCode.UNAVAILABLE:
-        return DaemonUnavailable(f"the daemon at {target} is unavailable: {details}")
+        hint = "" if target.path else "; if it speaks TLS, METERD_TLS_CA names its authority"
+        return DaemonUnavailable(f"the daemon at {target} is unavailable: {details}{hint}")
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return DaemonUnavailable(f"the daemon at {target} didn't answer in time; try again")
     if code is grpc.StatusCode.UNIMPLEMENTED:
