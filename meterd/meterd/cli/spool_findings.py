@@ -132,7 +132,10 @@ def _directory(root: Path, directory: SpoolDirectory, around: Surroundings) -> I
             yield _held(directory, known, what, around)
         else:
             yield _left(root, directory, what, around)
+    told = set(around.status.refused_segments) if around.status is not None else set()
     for name in directory.refused_files:
+        if str(directory.path / name) in told:
+            continue
         yield problem(
             "spool",
             f"{directory.path / name} was set aside: meterd would not take it",
@@ -177,9 +180,7 @@ def _held(
 def _left(root: Path, directory: SpoolDirectory, what: str, around: Surroundings) -> Finding:
     whose = f"{directory.name} (pid {directory.pid})" if directory.name else "a process"
     if around.is_swept(root):
-        advice = (
-            f"meterd sweeps {root}: its log says what keeps it; is {directory.path} closed to it?"
-        )
+        advice = f"meterd sweeps {root}: its log says what keeps it from this directory"
     else:
         advice = f"start meterd with --spool-root {root}, or run `meterctl ship {root}`"
     return problem("spool", f"{what}, left by {whose} that has ended", advice)
