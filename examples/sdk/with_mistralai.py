@@ -6,6 +6,7 @@ python examples/sdk/with_mistralai.py      (reads MISTRAL_API_KEY)
 import os
 
 from mistralai.client import Mistral
+from mistralai.client.models import UserMessage
 
 from meterd_middleware import Meter, instrument
 
@@ -25,14 +26,15 @@ def main() -> None:
 
         answer = client.chat.complete(
             model="mistral-small-latest",
-            messages=[{"role": "user", "content": "Where is my parcel?"}],
+            messages=[UserMessage(content="Where is my parcel?")],
             http_headers=TAGS,
         )
-        print(answer.choices[0].message.content if answer.choices else "")
+        message = answer.choices[0].message if answer.choices else None
+        print(message.content if message else "")
 
         for event in client.chat.stream(
             model="mistral-small-latest",
-            messages=[{"role": "user", "content": "And when will it arrive?"}],
+            messages=[UserMessage(content="And when will it arrive?")],
             http_headers=TAGS,
         ):
             print(event.data.choices[0].delta.content or "", end="")

@@ -21,7 +21,8 @@ def main() -> None:
             messages=[{"role": "user", "content": "Where is my parcel?"}],
             extra_headers=TAGS,
         )
-        print(answer.choices[0].message.content if answer.choices else "")
+        message = answer.choices[0].message if answer.choices else None
+        print(message.content if message else "")
 
         for chunk in client.chat.completions.create(
             model=MODEL,

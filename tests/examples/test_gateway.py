@@ -30,23 +30,25 @@ def gateway_environment(provider: Provider, daemon: Daemon) -> dict[str, str]:
 
 def test_the_gateway_passes_on_the_providers_own_bytes(provider: Provider, daemon: Daemon) -> None:
     """Status, body and content-encoding of an answer, an error and a stream are untouched."""
-    body = {"model": "gpt-5.4-mini", "messages": [{"role": "user", "content": "hello"}]}
+    plain = {"model": "gpt-5.4-mini", "messages": [{"role": "user", "content": "hello"}]}
+    # A caller who asks for usage is left entirely alone; else the meter asks, uncompressed.
+    streamed = {**plain, "stream": True, "stream_options": {"include_usage": True}}
     wishes = ("fixed_ids", "fixed_ids,encoding=gzip", "status=429", "fixed_ids,pieces=7")
 
     with served_app("examples.gateway:app", gateway_environment(provider, daemon)) as server:
         for wish in wishes:
-            for is_stream in (False, True):
+            for body in (plain, streamed):
                 answers = []
                 for url in (provider.url, f"{url_of(server)}/openai"):
                     with httpx2.stream(
                         "POST",
                         f"{url}/v1/chat/completions",
-                        json={**body, "stream": is_stream},
+                        json=body,
                         headers={"X-Client-ID": "acme-corp", "X-Provider-Do": wish},
                         trust_env=False,
                     ) as answer:
                         answers.append((answer.status_code, b"".join(answer.iter_raw())))
-                assert answers[0] == answers[1], (wish, is_stream)
+                assert answers[0] == answers[1], (wish, body)
 
 
 def test_a_stream_that_its_caller_leaves_is_ended_at_the_provider(

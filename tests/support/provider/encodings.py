@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from typing import TYPE_CHECKING
 
-import brotli  # type: ignore[import-untyped]  # it publishes no types
+import brotli
 import zstandard
 
 if TYPE_CHECKING:

@@ -57,6 +57,10 @@ def _body(asked: Asked, status: int) -> dict[str, Any]:
     if asked.style == "mistral":
         kind = "rate_limited" if status == 429 else "server_error"
         return {"object": "error", "message": MESSAGE, "type": kind, "param": None, "code": "1300"}
+    if "refuse_usage" in asked.wish and asked.asks_for_usage:
+        message = "Unrecognized request argument supplied: stream_options"
+        kind = "invalid_request_error"
+        return {"error": {"message": message, "type": kind, "param": None, "code": None}}
     kinds = {429: "rate_limit_exceeded", 400: "invalid_request_error"}
     kind = kinds.get(status, "server_error")
     return {"error": {"message": MESSAGE, "type": kind, "param": None, "code": kind}}
