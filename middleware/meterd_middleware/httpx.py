@@ -44,7 +44,7 @@ class MeteredTransport(SyncShell, httpx.BaseTransport):
     """
 
     _tee, _replay = _Tee, _Replay
-    _request, _response = httpx.Request, httpx.Response
+    _request, _response, _memory = httpx.Request, httpx.Response, httpx.ByteStream
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class AsyncMeteredTransport(AsyncShell, httpx.AsyncBaseTransport):
     """Meters the LLM calls that pass through it; the async `MeteredTransport`."""
 
     _tee, _replay = _AsyncTee, _Replay
-    _request, _response = httpx.Request, httpx.Response
+    _request, _response, _memory = httpx.Request, httpx.Response, httpx.ByteStream
 
     def __init__(
         self,

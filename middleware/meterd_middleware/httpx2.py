@@ -44,7 +44,7 @@ class MeteredTransport(SyncShell, httpx2.BaseTransport):
     """
 
     _tee, _replay = _Tee, _Replay
-    _request, _response = httpx2.Request, httpx2.Response
+    _request, _response, _memory = httpx2.Request, httpx2.Response, httpx2.ByteStream
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class AsyncMeteredTransport(AsyncShell, httpx2.AsyncBaseTransport):
     """Meters the LLM calls that pass through it; the async `MeteredTransport`."""
 
     _tee, _replay = _AsyncTee, _Replay
-    _request, _response = httpx2.Request, httpx2.Response
+    _request, _response, _memory = httpx2.Request, httpx2.Response, httpx2.ByteStream
 
     def __init__(
         self,

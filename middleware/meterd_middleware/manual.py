@@ -12,7 +12,8 @@ from meterd_middleware.settlement import NOTHING_READ, Ending
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from meterd_middleware.exchange import Exchange, Exchanges
+    from meterd_middleware.exchange import Exchange
+    from meterd_middleware.exchanges import Exchanges
     from meterd_middleware.tags import Payer
 
 

@@ -12,10 +12,10 @@ Meter per process is enough; a forked child carries on as a new producer.
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from meterd_middleware.errors import InvalidSetting, InvalidUsage, Untagged
-from meterd_middleware.exchange import Exchanges
+from meterd_middleware.exchanges import Exchanges
 from meterd_middleware.given import given_record, usable_id
 from meterd_middleware.manual import ManualCall
 from meterd_middleware.refusal import QuotaExceeded
@@ -309,7 +309,7 @@ class Meter:
         except Exception as error:
             self.exchanges.faults.note("close", error)
 
-    def __enter__(self) -> Meter:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

@@ -316,7 +316,8 @@ def _body(exc: BaseException, response: object) -> object:
     if body is not None and not isinstance(body, str):
         return body
     try:
-        found: object = json.loads(body or getattr(response, "content", b"{}"))
+        text: str | bytes = body or getattr(response, "content", b"{}")
+        found: object = json.loads(text)
     except Exception:  # unread, or not JSON
         return None
     return found

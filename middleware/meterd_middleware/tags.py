@@ -56,6 +56,8 @@ def why_invalid(identifier: str) -> str:
     Ids are 1 to 128 printable ASCII characters without surrounding blanks, since they
     travel in HTTP headers (RFC 9110, 5.5).
     """
+    if not isinstance(identifier, str):  # a number, straight from a database
+        return "is no string"
     if not identifier:
         return "is empty"
     if len(identifier) > ID_CHARACTERS_MAX:

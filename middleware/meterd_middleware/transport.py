@@ -34,8 +34,18 @@ ERROR_BYTES_MAX = 64 * 1024
 """How much of a 400 or 422 is read to see whether it names what we added."""
 
 
+Given = tuple[str, str, str, str, Fields, bytes | None, str]
+"""Method, host, path, query, headers, body, account: the arguments of `Exchanges.begin`."""
+
+
 class Shell:
     """One transport's share of metering: which meter, which label, what to strip."""
+
+    _tee: type[Any]
+    _replay: type[Any]
+    _request: type[Any]
+    _response: type[Any]
+    _memory: type[Any]
 
     def __init__(self, meter: Meter, inner: Any, account: str = "", always: bool = True) -> None:
         self.meter = meter
@@ -43,30 +53,37 @@ class Shell:
         self.account = account
         self.strips_always = always
 
-    def arguments(
-        self, request: Any, headers: Fields
-    ) -> tuple[str, str, str, str, Fields, bytes | None, str]:
-        """What `Exchanges.begin` wants to know of a request; its body only if it is in memory."""
-        url = request.url
+    def given(self, request: Any) -> Given | None:
+        """What `Exchanges.begin` wants to know of a request; None: look no further."""
         try:
-            body = request.content if request.method == "POST" else None
-        except Exception:  # RequestNotRead: a generator or a file, which is not ours to read
-            body = None
-        query = url.query.decode("ascii", "replace")
-        return request.method, url.host, url.path, query, headers, body, self.account
+            if request.method not in _METHODS:
+                return None
+            url = request.url
+            query = url.query.decode("ascii", "replace")
+            body = _body_in_memory(request, self._memory) if request.method == "POST" else None
+            headers = Fields(request.headers)
+            return request.method, url.host, url.path, query, headers, body, self.account
+        except Exception as error:
+            self.meter.exchanges.faults.note("transport", error)
+            return None
 
-    def outgoing(self, request: Any, headers: Fields, exchange: Exchange | None) -> Any:
+    def outgoing(self, request: Any, given: Given, exchange: Exchange | None) -> Any:
         """The request to send: the app's own, or a copy without our headers."""
-        if exchange is not None:
-            if exchange.new_body is not None:
-                return _with_body(request, exchange.new_body)
-            if exchange.sent.call.is_signed:
+        headers = given[4]
+        try:
+            if exchange is not None:
+                if exchange.new_body is not None:
+                    return _with_body(request, exchange.new_body)
+                if exchange.sent.call.is_signed:
+                    return request
+            if CLIENT_HEADER not in headers and PROJECT_HEADER not in headers:
                 return request
-        if CLIENT_HEADER not in headers and PROJECT_HEADER not in headers:
+            if exchange is None and not self._strips(request, headers):
+                return request
+            return _stripped(request)
+        except Exception as error:
+            self.meter.exchanges.faults.note("transport", error)
             return request
-        if exchange is None and not self._strips(request, headers):
-            return request
-        return _stripped(request)
 
     def _strips(self, request: Any, headers: Fields) -> bool:
         """Whether a request that isn't an LLM call may not carry our headers either.
@@ -76,6 +93,21 @@ class Shell:
         if headers.get("authorization", "").startswith("AWS4-HMAC-SHA256"):
             return False
         return self.strips_always or self.meter.exchanges.intake.is_known(request.url.host)
+
+
+def _body_in_memory(request: Any, memory: type[Any]) -> bytes | None:
+    """The body, unless it is a generator or a file: those can be read once, by who sends them.
+
+    A redirect hands on the stream alone, which is in memory as well.
+    """
+    body: bytes
+    try:
+        body = request.content
+    except Exception:  # RequestNotRead, of whichever family
+        if not isinstance(request.stream, memory):
+            return None
+        body = b"".join(request.stream)
+    return body
 
 
 def _stripped(request: Any) -> Any:
@@ -282,29 +314,24 @@ class Replay:
 class SyncShell(Shell):
     """A sync transport around another; its family's file adds base classes and constructors."""
 
-    _tee: type[Any]
-    _replay: type[Any]
-    _request: type[Any]
-    _response: type[Any]
-
     def handle_request(self, request: Any) -> Any:
         """Meter the request if it is an LLM call; pass it on untouched if it isn't."""
         meter = self.meter
         if not isinstance(request, self._request):
             raise _wrong_client(self, request)
-        if meter.is_disabled or request.method not in _METHODS:
+        given = None if meter.is_disabled else self.given(request)
+        if given is None:
             return self.inner.handle_request(request)
-        headers = Fields(request.headers)
-        exchange = meter.exchanges.begin(*self.arguments(request, headers))
+        exchange = meter.exchanges.begin(*given)
         if exchange is None:
-            return self.inner.handle_request(self.outgoing(request, headers, None))
+            return self.inner.handle_request(self.outgoing(request, given, None))
         if exchange.refused is not None:
             fields, body = exchange.refusal()
             return self._response(429, headers=fields, content=body)
         try:
-            response = self.inner.handle_request(self.outgoing(request, headers, exchange))
+            response = self.inner.handle_request(self.outgoing(request, given, exchange))
             if exchange.new_body is not None and response.status_code in (400, 422):
-                response = self._refused_usage(request, headers, exchange, response)
+                response = self._refused_usage(request, given, exchange, response)
         except BaseException as error:
             exchange.end(ending_of(error))
             raise
@@ -312,9 +339,7 @@ class SyncShell(Shell):
             response.stream = self._tee(response.stream, exchange)
         return response
 
-    def _refused_usage(
-        self, request: Any, headers: Fields, exchange: Exchange, response: Any
-    ) -> Any:
+    def _refused_usage(self, request: Any, given: Given, exchange: Exchange, response: Any) -> Any:
         """A listed host won't take `stream_options`: remember it, send once more without."""
         stream, read, size = response.stream, list[bytes](), 0
         chunks = iter(stream)
@@ -328,7 +353,7 @@ class SyncShell(Shell):
             return response
         response.close()
         exchange.refuses_include_usage()
-        return self.inner.handle_request(self.outgoing(request, headers, exchange))
+        return self.inner.handle_request(self.outgoing(request, given, exchange))
 
     async def handle_async_request(self, request: Any) -> Any:
         """Say what to use instead, before anything is sent."""
@@ -362,30 +387,25 @@ class SyncShell(Shell):
 class AsyncShell(Shell):
     """An async transport around another."""
 
-    _tee: type[Any]
-    _replay: type[Any]
-    _request: type[Any]
-    _response: type[Any]
-
     async def handle_async_request(self, request: Any) -> Any:
         """Meter the request if it is an LLM call; pass it on untouched if it isn't."""
         meter = self.meter
         if not isinstance(request, self._request):
             raise _wrong_client(self, request)
-        if meter.is_disabled or request.method not in _METHODS:
+        given = None if meter.is_disabled else self.given(request)
+        if given is None:
             return await self.inner.handle_async_request(request)
-        headers = Fields(request.headers)
-        exchange = await meter.exchanges.abegin(*self.arguments(request, headers))
+        exchange = await meter.exchanges.abegin(*given)
         if exchange is None:
-            return await self.inner.handle_async_request(self.outgoing(request, headers, None))
+            return await self.inner.handle_async_request(self.outgoing(request, given, None))
         if exchange.refused is not None:
             fields, body = exchange.refusal()
             return self._response(429, headers=fields, content=body)
         try:
-            sent = self.outgoing(request, headers, exchange)
+            sent = self.outgoing(request, given, exchange)
             response = await self.inner.handle_async_request(sent)
             if exchange.new_body is not None and response.status_code in (400, 422):
-                response = await self._refused_usage(request, headers, exchange, response)
+                response = await self._refused_usage(request, given, exchange, response)
         except GeneratorExit:  # the coroutine was dropped while it waited
             exchange.end_late()
             raise
@@ -397,7 +417,7 @@ class AsyncShell(Shell):
         return response
 
     async def _refused_usage(
-        self, request: Any, headers: Fields, exchange: Exchange, response: Any
+        self, request: Any, given: Given, exchange: Exchange, response: Any
     ) -> Any:
         """A listed host won't take `stream_options`: remember it, send once more without."""
         stream, read, size = response.stream, list[bytes](), 0
@@ -412,7 +432,7 @@ class AsyncShell(Shell):
             return response
         await response.aclose()
         exchange.refuses_include_usage()
-        return await self.inner.handle_async_request(self.outgoing(request, headers, exchange))
+        return await self.inner.handle_async_request(self.outgoing(request, given, exchange))
 
     def handle_request(self, request: Any) -> Any:
         """Say what to use instead, before anything is sent."""
