@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from meterd.config.agency import Agency, Client, PriceOverride
+from meterd.config.agency import Agency, Client, PriceOverride, QuotaRule
 from meterd.errors import BatchBroken, NotFound, SequenceGap
 from meterd.ids import LeaseId, ProducerId
 from meterd.ingest.reading import WireBatch
@@ -822,6 +822,9 @@ async def test_a_heartbeat_is_shown_before_it_is_written(store: SqliteStore) -> 
 
 
 async def test_subscribers_hear_tokens_by_client_project_and_model(store: SqliteStore) -> None:
+    """By project and model only where a quota asks for that: elsewhere nobody needs it."""
+    rule = QuotaRule(tokens=5, client="acme-corp", model="gpt-4*")
+    await store.use_agency(Agency(clients={"acme-corp": Client("acme-corp", quotas=(rule,))}))
     told: list[Committed] = []
     leave = store.subscribe(told.append)
     await store.commit(placed(usage("acme-corp", "bot"), usage("bigco-inc")))
@@ -830,8 +833,10 @@ async def test_subscribers_hear_tokens_by_client_project_and_model(store: Sqlite
 
     (commit,) = told
     assert commit.client_tokens == {("acme-corp", NOVEMBER): 1_100, ("bigco-inc", NOVEMBER): 1_100}
-    assert commit.usage("acme-corp") == {("acme-corp", "bot", "gpt-4o", NOVEMBER): 1_100}
-    assert len(commit.usage()) == 2
+    assert commit.usage() == {
+        ("acme-corp", "bot", "gpt-4o", NOVEMBER): 1_100,
+        ("bigco-inc", "", "", NOVEMBER): 1_100,
+    }
     assert commit.producers == (producer_id(),)
 
 

@@ -94,8 +94,9 @@ def why_unbelievable(rare: Rare, input_tokens: int, output_tokens: int) -> str:
 
 def why_not_kept(names: tuple[object, ...]) -> str:
     """Why names (of a tag, or among a kind's fields) can't be kept; empty if they can."""
-    if any(isinstance(name, str) and len(name) > NAME_CHARACTERS_MAX for name in names):
-        return f"a name has more than {NAME_CHARACTERS_MAX} characters"
+    for name in names:
+        if isinstance(name, str) and len(name) > NAME_CHARACTERS_MAX:
+            return f"a name has more than {NAME_CHARACTERS_MAX} characters"
     return ""
 
 

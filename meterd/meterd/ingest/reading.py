@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from itertools import accumulate
 from operator import attrgetter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from google.protobuf.message import DecodeError
 
@@ -19,7 +19,7 @@ from meterd.errors import BatchBroken
 from meterd.ids import UNATTRIBUTED, ProducerId, Sequence
 from meterd.ingest.placing import place
 from meterd.ingest.quarantine import COLUMNS, suspects, why_not_kept, why_unknown
-from meterd.store.batch import Dimension, Kind, PlacedBatch, Quarantined, Rare
+from meterd.store.batch import Kind, PlacedBatch, Quarantined, Rare
 from meterd.store.ledger_row import PLAIN
 from meterd_proto.v1 import usage_pb2
 
@@ -34,10 +34,13 @@ SCHEMA = 1
 BATCH_RECORDS_MAX = 8_192
 BATCH_BYTES_MAX = 1 << 20
 
-_ALL = attrgetter(
-    "client", "project", "lease_id", "provider", "operation", "request_model", "response_model",
-    "status", "http_status", "estimated", "service_tier", "speed", "processing", "inference_geo",
-    "account", "server_address", "attempt", "is_continuation", "is_stream",
+_WHO = attrgetter("client", "project", "lease_id")
+_KIND_TEXTS = (
+    "provider", "operation", "request_model", "response_model", "service_tier", "speed",
+    "processing", "inference_geo", "account", "server_address",
+)  # fmt: skip
+_KIND_NUMBERS = (
+    "status", "http_status", "estimated", "attempt", "is_continuation", "is_stream"
 )  # fmt: skip
 
 
@@ -92,9 +95,9 @@ def read_batch(batch: usage_pb2.Batch, producer: ProducerId, received_at_ms: int
     columns = _columns(batch, count)
     occurred = _moments(batch, count)
     rare = _rare(batch, count)
-    tags, kinds, dimensions = _dimensions(batch)
+    names = _names(batch, dimension)
     odd = suspects(columns, occurred, rare)
-    odd.update(_unnameable(dimension, dimensions, tags, kinds))
+    odd.update(_unnameable(names))
     unread = {item.index: item for item in batch.unread}
     placed = place(
         _without(occurred, {*odd, *unread}), batch.sent_at_unix_ns // 1_000_000, received_at_ms
@@ -106,10 +109,11 @@ def read_batch(batch: usage_pb2.Batch, producer: ProducerId, received_at_ms: int
         received_at_ms=received_at_ms,
         skew_ms=placed.skew_ms,
         highest_appended=Sequence(batch.highest_appended_sequence),
-        tags=tags,
-        kinds=kinds,
-        dimensions=dimensions,
-        dimension=dimension,
+        tags=names.tags,
+        kinds=names.kinds,
+        tag=names.tag,
+        kind=names.kind,
+        lease=names.lease,
         billed_at_ms=placed.billed_at_ms,
         duration_ms=columns.get("duration_ms"),
         input_tokens=columns.get("input_tokens"),
@@ -189,62 +193,79 @@ def _rare(batch: usage_pb2.Batch, count: int) -> dict[int, Rare]:
     }
 
 
-def _dimensions(
-    batch: usage_pb2.Batch,
-) -> tuple[list[tuple[str, str]], list[Kind], list[Dimension]]:
-    """The distinct tags and kinds of a batch, and the combinations that its records have."""
+class _Names(NamedTuple):
+    """Who paid for what, by record, and the leases settled."""
+
+    tags: list[tuple[str, str]]
+    kinds: list[Kind]
+    tag: Column[int]
+    kind: Column[int]
+    lease: Column[int] | None
+
+
+def _names(batch: usage_pb2.Batch, dimension: list[int]) -> _Names:
+    """The distinct tags and kinds of a batch, and each record's.
+
+    A busy producer's batch can have a dimension a record: client, project and lease are read
+    as numbers, and all else, of which there are few sorts, is known by its bytes.
+    """
     strings = list(batch.strings)
     tags: dict[tuple[int, int], int] = {}
-    kinds: dict[tuple[int, ...], int] = {}
-    dimensions: list[Dimension] = []
+    kinds: dict[bytes, int] = {}
+    examples: list[usage_pb2.Dimensions] = []
+    tag_of: list[int] = []
+    kind_of: list[int] = []
+    leases: list[int] = []
     for message in batch.dimensions:
-        client, project, lease, *rest = _ALL(message)
-        tag_key, kind_key = (client, project), tuple(rest)
-        tag = tags.setdefault(tag_key, len(tags))
-        kind = kinds.setdefault(kind_key, len(kinds))
-        dimensions.append(Dimension(tag, kind, lease))
+        client, project, lease = key = _WHO(message)
+        tag_of.append(tags.setdefault(key[:2], len(tags)))
+        rest = message.SerializeToString()
+        rest = rest[_lead(client) + _lead(project) : len(rest) - _tail(lease)]
+        kind = kinds.get(rest)
+        if kind is None:
+            kind = kinds[rest] = len(kinds)
+            examples.append(message)
+        kind_of.append(kind)
+        leases.append(lease)
     try:
-        return (
+        return _Names(
             [(strings[client] or UNATTRIBUTED, strings[project]) for client, project in tags],
-            [_kind(key, strings) for key in kinds],
-            dimensions,
+            [_kind(message, strings) for message in examples],
+            list(map(tag_of.__getitem__, dimension)),
+            list(map(kind_of.__getitem__, dimension)),
+            list(map(leases.__getitem__, dimension)) if any(leases) else None,
         )
     except IndexError:
         raise BatchBroken("a dimension names a string that the batch doesn't have") from None
 
 
-def _kind(key: tuple[int, ...], strings: list[str]) -> Kind:
-    (
-        provider, operation, request_model, response_model, status, http_status, estimated,
-        service_tier, speed, processing, inference_geo, account, server_address, attempt,
-        is_continuation, is_stream,
-    ) = key  # fmt: skip
+def _lead(number: int) -> int:
+    """Bytes of field 1 or 2 in a serialised Dimensions: a tag, and a varint of 7 bits a byte."""
+    return 1 + (number.bit_length() + 6) // 7 if number else 0
+
+
+def _tail(lease: int) -> int:
+    """Bytes of field 19, which comes last and has a tag of two."""
+    return 2 + (lease.bit_length() + 6) // 7 if lease else 0
+
+
+def _kind(message: usage_pb2.Dimensions, strings: list[str]) -> Kind:
     return Kind(
-        strings[provider], strings[operation], strings[request_model], strings[response_model],
-        status, http_status, estimated, strings[service_tier], strings[speed],
-        strings[processing], strings[inference_geo], strings[account], strings[server_address],
-        attempt, bool(is_continuation), bool(is_stream),
-    )  # fmt: skip
+        **{name: strings[getattr(message, name)] for name in _KIND_TEXTS},
+        **{name: getattr(message, name) for name in _KIND_NUMBERS},
+    )
 
 
-def _unnameable(
-    dimension: Column[int],
-    dimensions: Column[Dimension],
-    tags: Column[tuple[str, str]],
-    kinds: Column[Kind],
-) -> dict[int, str]:
+def _unnameable(names: _Names) -> dict[int, str]:
     """Positions whose names can't be kept."""
-    bad_kinds = {at: reason for at, kind in enumerate(kinds) if (reason := why_unknown(kind))}
-    bad_tags = {at: reason for at, tag in enumerate(tags) if (reason := why_not_kept(tag))}
+    bad_kinds = {at: why for at, kind in enumerate(names.kinds) if (why := why_unknown(kind))}
+    bad_tags = {at: why for at, tag in enumerate(names.tags) if (why := why_not_kept(tag))}
     if not bad_kinds and not bad_tags:
         return {}
     return {
         at: reason
-        for at, number in enumerate(dimension)
-        if (
-            reason := bad_tags.get(dimensions[number].tag, "")
-            or bad_kinds.get(dimensions[number].kind, "")
-        )
+        for at, (tag, kind) in enumerate(zip(names.tag, names.kind, strict=True))
+        if (reason := bad_tags.get(tag, "") or bad_kinds.get(kind, ""))
     }
 
 

@@ -48,15 +48,6 @@ class Kind(NamedTuple):
         return self.response_model or self.request_model
 
 
-class Dimension(NamedTuple):
-    """What some records of a batch have in common: positions in its `tags` and `kinds`."""
-
-    tag: int
-    kind: int
-    lease: int = 0
-    """The lease they settle; 0: none."""
-
-
 class Rare(NamedTuple):
     """What few records have beside the columns."""
 
@@ -100,10 +91,10 @@ class PlacedBatch:
     """The distinct (client, project)."""
     kinds: Column[Kind]
     """The distinct kinds of call."""
-    dimensions: Column[Dimension]
-    """The distinct combinations."""
-    dimension: Column[int]
-    """Per record: position in `dimensions`."""
+    tag: Column[int]
+    """Per record: position in `tags`."""
+    kind: Column[int]
+    """Per record: position in `kinds`."""
     billed_at_ms: Column[int]
     duration_ms: Column[int] | None = None
     input_tokens: Column[int] | None = None
@@ -111,6 +102,8 @@ class PlacedBatch:
     output_tokens: Column[int] | None = None
     reasoning_tokens: Column[int] | None = None
     input_bytes: Column[int] | None = None
+    lease: Column[int] | None = None
+    """Per record: the lease it settles; 0 is none."""
     rare: Mapping[int, Rare] = field(default_factory=lambda: NOTHING_RARE)
     quarantined: tuple[Quarantined, ...] = ()
     """Sorted by position; what the columns hold there counts for nothing."""
@@ -118,12 +111,12 @@ class PlacedBatch:
     """Positions of what is more than 35 days old: kept, but rolled up only once accepted."""
 
     def __len__(self) -> int:
-        return len(self.dimension)
+        return len(self.tag)
 
     @property
     def last_sequence(self) -> Sequence:
         """The sequence of the last record."""
-        return Sequence(self.first_sequence + len(self.dimension) - 1)
+        return Sequence(self.first_sequence + len(self.tag) - 1)
 
     def between(self, start: int, end: int) -> PlacedBatch:
         """The records at positions `[start, end)`, as a batch."""
@@ -132,7 +125,9 @@ class PlacedBatch:
         return replace(
             self,
             first_sequence=Sequence(self.first_sequence + start),
-            dimension=self.dimension[start:end],
+            tag=self.tag[start:end],
+            kind=self.kind[start:end],
+            lease=_cut(self.lease, start, end),
             billed_at_ms=self.billed_at_ms[start:end],
             duration_ms=_cut(self.duration_ms, start, end),
             input_tokens=_cut(self.input_tokens, start, end),

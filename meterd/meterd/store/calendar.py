@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from meterd.config.agency import Agency
 
 EPOCH_DAY = date(1970, 1, 1)
+DAY_MS = 86_400_000
 PERIODS_MAX = 100_000
 """Bounds kept in memory."""
 
@@ -39,6 +40,17 @@ class Bounds(NamedTuple):
 
     period: int
     start_ms: int
+    end_ms: int
+
+
+class Stretch(NamedTuple):
+    """Local days that follow one another at 24 hours each; a shorter or longer one is alone."""
+
+    first_day: int
+    days: int
+    start_ms: int
+    first_end_ms: int
+    """Where its first day ends."""
     end_ms: int
 
 
@@ -62,6 +74,18 @@ class Calendar:
         if not self._day.start_ms <= at_ms < self._day.end_ms:
             self._day = day_around(self.agency, at_ms)
         return self._day
+
+    def stretch(self, at_ms: int, until_ms: int) -> Stretch:
+        """The days from a moment on that are of one length, up to about another moment."""
+        first = self.day(at_ms)
+        end_ms, days = first.end_ms, 1
+        if end_ms - first.start_ms == DAY_MS:
+            while end_ms <= until_ms:
+                after = day_around(self.agency, end_ms)
+                if after.end_ms - after.start_ms != DAY_MS:
+                    break
+                end_ms, days = after.end_ms, days + 1
+        return Stretch(first.number, days, first.start_ms, first.end_ms, end_ms)
 
     def period(self, client: int, name: str, at_ms: int) -> Bounds:
         """The client's period around a moment; opened, with its bounds, if it is its first."""

@@ -23,13 +23,11 @@ from meterd.store.values import Committed, PeriodIndex, UsageKey
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Mapping
+    from collections.abc import Iterable
     from pathlib import Path
 
-    from meterd.config.agency import Agency
+    from meterd.config.agency import Agency, Contract, QuotaRule
     from meterd.pricing.book import PriceBook
-    from meterd.store.interning import Names
-    from meterd.store.rollup import Deltas
 
 DEDUPE_KEPT_MS = 35 * 86_400_000
 _DEDUPE_SWEEP_MS = 3_600_000
@@ -58,6 +56,13 @@ class Engine:
         self._build()
 
     def _build(self) -> None:
+        self._detailed = frozenset(
+            name
+            for name, client in self.agency.clients.items()
+            if _has_detail(client.quotas)
+            or any(_has_detail(self._plan_rules(contract)) for contract in client.contracts)
+        )
+        self._is_detailed = _has_detail(self.agency.quotas)
         self.calendar = Calendar(self.connection, self.agency)
         self.quotes = Quotes(self.interning, PriceList(self.book, self.agency.prices))
         self.own_names = OwnNames(self.connection, self.interning, self.calendar)
@@ -72,11 +77,14 @@ class Engine:
             self.runs,
         )
 
+    def _plan_rules(self, contract: Contract) -> tuple[QuotaRule, ...]:
+        plan = self.agency.plans.get(contract.plan)
+        return contract.terms(plan).quotas if plan is not None else ()
+
     def begin(self, now_ms: int) -> None:
         """Begin a transaction; it holds the write lock from now on."""
         self.now_ms = self.interning.now_ms = now_ms
         self.connection.execute("BEGIN IMMEDIATE")
-        self.ledger.begin()
         self.leases.begin(now_ms)
         self._first_row = self.runs.next_row
 
@@ -85,8 +93,9 @@ class Engine:
         self.ledger.flush()
         self._sweep_dedupe()
         touched = self.producers.touched
-        self.connection.execute("COMMIT")
         committed = self._committed(touched)
+        self.ledger.fold.clear()
+        self.connection.execute("COMMIT")
         self.producers.committed()
         self.ledger.begin()
         self.interning.shrink()
@@ -103,7 +112,7 @@ class Engine:
         self.producers.forget()
         self.leases.forget()
         self.runs.forget()
-        self.ledger.begin()
+        self.ledger.forget()
 
     def close(self) -> None:
         """Let go of the database; the WAL is folded into it, if nobody else reads."""
@@ -118,10 +127,10 @@ class Engine:
         )
 
     def _committed(self, touched: tuple[ProducerId, ...]) -> Committed | None:
-        leases, deltas = self.leases, self.ledger.deltas
+        """What to tell of the transaction; its deltas are still there."""
+        leases = self.leases
         if self.runs.next_row == self._first_row and not leases.settled and not leases.ended:
             return None
-        names, shifted = self.interning.names, leases.shifted
         return Committed(
             first_row=self._first_row,
             end_row=self.runs.next_row,
@@ -129,46 +138,54 @@ class Engine:
             leases=leases.settled,
             ended_leases=tuple(leases.ended),
             producers=touched,
-            client_tokens=_client_tokens(names, deltas, shifted),
-            _usage=lambda client: _usage(names, deltas, shifted, client),
+            client_tokens=self._client_tokens(),
+            _usage=self._usage(),
         )
 
+    def _client_tokens(self) -> dict[tuple[str, PeriodIndex], int]:
+        tokens: dict[tuple[str, PeriodIndex], int] = {}
+        clients = self.interning.names.clients
+        for client, period, amount in self.ledger.fold.tokens_by_client():
+            tokens[clients[client], PeriodIndex(period)] = amount
+        again = self.ledger.deltas.tokens_by_client().items()
+        shifted = self.leases.shifted.items()
+        for client, period, amount in (
+            *((client, period, amount) for (client, period), amount in again),
+            *((client, period, amount) for (client, period, _, _), amount in shifted),
+        ):
+            key = (clients[client], PeriodIndex(period))
+            tokens[key] = tokens.get(key, 0) + amount
+        return tokens
 
-def _client_tokens(
-    names: Names, deltas: Deltas, shifted: Mapping[tuple[int, int, int, int], int]
-) -> dict[tuple[str, PeriodIndex], int]:
-    tokens = deltas.tokens_by_client()
-    for (client, period, _, _), amount in shifted.items():
-        tokens[client, period] = tokens.get((client, period), 0) + amount
-    return {
-        (names.clients[client], PeriodIndex(period)): amount
-        for (client, period), amount in tokens.items()
-    }
-
-
-def _usage(
-    names: Names,
-    deltas: Deltas,
-    shifted: Mapping[tuple[int, int, int, int], int],
-    only: str | None,
-) -> dict[UsageKey, int]:
-    """Tokens by names; runs on whatever thread asks, over what no one changes any more."""
-    usage: dict[UsageKey, int] = {}
-    for (client, day, tag, model, _, _), plain in deltas.plains.items():
-        if only is None or names.clients[client] == only:
-            key = _key(names, client, deltas.months[client, day], tag, model)
-            usage[key] = usage.get(key, 0) + plain[1] + plain[3]
-    for (client, period, tag, model), amount in shifted.items():
-        if only is None or names.clients[client] == only:
-            key = _key(names, client, period, tag, model)
+    def _usage(self) -> dict[UsageKey, int]:
+        """Tokens by project and model, of the clients that have quotas on those."""
+        names = self.interning.names
+        wanted = self._detailed_clients()
+        usage: dict[UsageKey, int] = {}
+        rows = self.ledger.fold.tokens_in_detail(wanted)
+        rows += [
+            (client, period, tag, model, amount)
+            for (client, period, tag, model), amount in self.leases.shifted.items()
+            if client in wanted
+        ]
+        for client, period, tag, model, amount in rows:
+            key = UsageKey(
+                names.clients[client],
+                names.tags[tag].project,
+                names.models[model],
+                PeriodIndex(period),
+            )
             usage[key] = usage.get(key, 0) + amount
-    return usage
+        return usage
+
+    def _detailed_clients(self) -> set[int]:
+        clients = {tag.client: tag.client_name for tag in self.ledger.tags.values()}
+        return {
+            number
+            for number, name in clients.items()
+            if self._is_detailed or name in self._detailed
+        }
 
 
-def _key(names: Names, client: int, period: int, tag: int, model: int) -> UsageKey:
-    return UsageKey(
-        names.clients[client],
-        names.tags[tag].project,
-        names.models[model],
-        PeriodIndex(period),
-    )
+def _has_detail(rules: Iterable[QuotaRule]) -> bool:
+    return any(rule.project or rule.model for rule in rules)

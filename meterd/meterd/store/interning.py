@@ -75,6 +75,9 @@ class Interning:
         self._kinds: dict[Kind, KindRow] = {}
         self._models: dict[tuple[str, str], int] = {}
         self._rates: dict[tuple[str, str, str, bytes], int] = {}
+        self.kinds_max = 0
+        self.rates_max = 0
+        """The greatest numbers given out here so far."""
 
     def forget(self) -> None:
         """Drop what is in memory: a transaction was rolled back, or it grew too much."""
@@ -128,14 +131,22 @@ class Interning:
         if row is None:
             model = self.model(kind.provider, kind.model)
             fields = json.dumps(list(kind), separators=(",", ":"))
-            kind_id = self._id_of(
-                "SELECT id FROM kinds WHERE fields = ?",
-                f"INSERT INTO kinds (fields, model) VALUES (?, {model})",
-                (fields,),
-            )
-            row = KindRow(kind_id, model, kind, counts_as(kind), call_of(kind))
-            self._kinds[kind] = row
+            how = counts_as(kind)
+            found = self._connection.execute(
+                "SELECT id FROM kinds WHERE fields = ?", (fields,)
+            ).fetchone()
+            kind_id = int(found[0]) if found else self._new_kind(model, how, kind, fields)
+            self.kinds_max = max(self.kinds_max, kind_id)
+            row = self._kinds[kind] = KindRow(kind_id, model, kind, how, call_of(kind))
         return row
+
+    def _new_kind(self, model: int, how: int, kind: Kind, fields: str) -> int:
+        return _new_id(
+            self._connection.execute(
+                "INSERT INTO kinds (model, counts_as, estimated, fields) VALUES (?, ?, ?, ?)",
+                (model, how, kind.estimated, fields),
+            )
+        )
 
     def model(self, provider: str, name: str) -> int:
         """A model's number; made if it is new."""
@@ -155,8 +166,8 @@ class Interning:
         key = (rate.provider, rate.model, rate.basis, rate.entry_hash)
         number = self._rates.get(key)
         if number is None:
-            number = self._rate_id(rate, key)
-            self._rates[key] = number
+            number = self._rates[key] = self._rate_id(rate, key)
+            self.rates_max = max(self.rates_max, number)
         return number
 
     def nothing_counted(self) -> int:

@@ -59,6 +59,7 @@ def forget(engine: Engine, client: str) -> str:
     connection.execute("UPDATE leases SET project = '' WHERE client = ?", (replaced_by,))
     engine.interning.forget()
     engine.own_names.forget()
+    engine.ledger.fold.forget()
     return replaced_by
 
 
@@ -173,3 +174,4 @@ def close_period(engine: Engine, client: str, period: PeriodIndex) -> None:
     )
     engine.calendar.forget()
     engine.own_names.forget()
+    engine.ledger.fold.forget()

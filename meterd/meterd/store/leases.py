@@ -114,15 +114,27 @@ class LeaseBook:
                     "UPDATE leases SET ended_at_ms = ? WHERE id = ?", (self._now_ms, lease)
                 )
 
-    def settle(self, lease: LeaseId, key: tuple[int, ...], period: int, tokens: int) -> None:
-        """Records that name the lease came: `key` is their row of the rollup by day."""
+    def settle(self, lease: LeaseId, tokens: int) -> None:
+        """Records that name the lease came."""
         self.settled[lease] = self.settled.get(lease, 0) + tokens
-        lent_in = self._period_of(lease)
-        if lent_in is not None and lent_in != period and tokens:
-            client, _, tag, model, _, _ = key
-            for index, amount in ((period, -tokens), (lent_in, tokens)):
-                shift = (client, index, tag, model)
-                self.shifted[shift] = self.shifted.get(shift, 0) + amount
+
+    def shift(
+        self, client: int, tag: int, model: int, periods: tuple[int, int], tokens: int
+    ) -> None:
+        """Tokens billed in the first of two periods count in the second, their lease's."""
+        for period, amount in zip(periods, (-tokens, tokens), strict=True):
+            key = (client, period, tag, model)
+            self.shifted[key] = self.shifted.get(key, 0) + amount
+
+    def period_of(self, lease: LeaseId) -> int | None:
+        """The period a lease was taken in; None for one that was never lent here."""
+        is_open = self._open.get(lease)
+        if is_open is not None:
+            return is_open.period
+        found = self._connection.execute(
+            "SELECT period FROM leases WHERE id = ?", (lease,)
+        ).fetchone()
+        return int(found[0]) if found else None
 
     def flush(self, producers: Producers) -> None:
         """Write what was settled, and end what has its last record in the ledger."""
@@ -142,15 +154,6 @@ class LeaseBook:
         for state in producers.finished():
             done += self._by_producer.get(state.id, ())
         self.end(done)
-
-    def _period_of(self, lease: LeaseId) -> int | None:
-        is_open = self._open.get(lease)
-        if is_open is not None:
-            return is_open.period
-        found = self._connection.execute(
-            "SELECT period FROM leases WHERE id = ?", (lease,)
-        ).fetchone()
-        return int(found[0]) if found else None
 
     def _remember(
         self, lease: LeaseId, producer: ProducerId, period: int, last_sequence: int | None

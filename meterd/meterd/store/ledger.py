@@ -10,27 +10,28 @@ transaction that was rolled back.
 from __future__ import annotations
 
 import hashlib
+import operator
 from itertools import repeat
 from typing import TYPE_CHECKING
 
 from meterd.errors import SequenceGap
 from meterd.ids import LeaseId, Sequence
 from meterd.store import rollup
-from meterd.store.groups import UNCOUNTED, Grouper, rare_sums, summed
-from meterd.store.interning import BY_TOKENS, REFUSED, REQUEST
-from meterd.store.ledger_row import PLAIN, pack
+from meterd.store.fold import Fold
+from meterd.store.ledger_row import pack
+from meterd.store.rate_column import rate_column
 
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterable
+    from collections.abc import Sequence as Column
 
     from meterd.store.batch import PlacedBatch, Quarantined
     from meterd.store.calendar import Calendar
-    from meterd.store.groups import Grouping, Totals
     from meterd.store.interning import Interning, KindRow, Tag
     from meterd.store.leases import LeaseBook
     from meterd.store.naming import OwnNames
-    from meterd.store.producers import Producers, ProducerState
+    from meterd.store.producers import Producers
     from meterd.store.quotes import Quotes
     from meterd.store.runs import Runs
 
@@ -63,11 +64,22 @@ class Ledger:
         self._producers = producers
         self._leases = leases
         self._runs = runs
-        self.deltas = rollup.Deltas()
+        self.fold = Fold(connection, calendar, own_names)
+        self.begin()
 
     def begin(self) -> None:
-        """A transaction has begun."""
+        """A transaction has begun, or the last one ended."""
         self.deltas = rollup.Deltas()
+        self._first_row = self._runs.next_row
+        self.tags: dict[int, Tag] = {}
+        """Those that the transaction's rows can have, by number."""
+        self._skipped: set[int] = set()
+        self._least_ms, self._greatest_ms = 1 << 62, -(1 << 62)
+
+    def forget(self) -> None:
+        """A transaction was rolled back."""
+        self.fold.forget()
+        self.begin()
 
     def add(self, batch: PlacedBatch) -> Sequence:
         """Add what is new of a batch; returns the producer's watermark.
@@ -89,10 +101,10 @@ class Ledger:
             kinds = [self._interning.kind(kind) for kind in batch.kinds]
             start = 0
             for kept in batch.quarantined:
-                self._rows(batch.between(start, kept.position), producer, tags, kinds)
+                self._rows(batch.between(start, kept.position), tags, kinds)
                 self._quarantine(batch, kept)
                 start = kept.position + 1
-            self._rows(batch.between(start, len(batch)), producer, tags, kinds)
+            self._rows(batch.between(start, len(batch)), tags, kinds)
             producer.watermark = batch.last_sequence
         return Sequence(producer.watermark)
 
@@ -101,18 +113,25 @@ class Ledger:
         self._runs.flush()
         self._producers.flush()
         self._leases.flush(self._producers)
+        if self.tags:
+            self.fold.fold(
+                self._first_row,
+                self.tags,
+                self._least_ms,
+                self._greatest_ms,
+                self._skipped,
+                (self._interning.kinds_max, self._interning.rates_max),
+            )
         deltas = self.deltas
-        if not deltas.plains:
-            return
-        execute_many = self._connection.executemany
-        # In the order of the table, so that a page is visited once.
-        execute_many(
-            rollup.UPSERT_DAY,
-            [(*key, *deltas.plains[key]) for key in sorted(deltas.plains)],
-        )
-        months = deltas.month_plains()
-        execute_many(rollup.UPSERT_MONTH, [(*key, *months[key]) for key in sorted(months)])
-        if deltas.extras:
+        if deltas.plains:
+            execute_many = self._connection.executemany
+            execute_many(
+                rollup.UPSERT_DAY, [(*key, *plain) for key, plain in sorted(deltas.plains.items())]
+            )
+            months = deltas.month_plains()
+            execute_many(
+                rollup.UPSERT_MONTH, [(*key, *plain) for key, plain in sorted(months.items())]
+            )
             self._flush_extras(deltas)
 
     def _flush_extras(self, deltas: rollup.Deltas) -> None:
@@ -146,22 +165,18 @@ class Ledger:
             ),
         )
 
-    def _rows(
-        self, batch: PlacedBatch, producer: ProducerState, tags: list[Tag], kinds: list[KindRow]
-    ) -> None:
-        """Write consecutive rows, and gather what they add."""
+    def _rows(self, batch: PlacedBatch, tags: list[Tag], kinds: list[KindRow]) -> None:
+        """Write consecutive rows, and note what they need beside."""
         if not len(batch):
             return
-        uncounted = batch.late | self._duplicates(batch)
-        grouping = Grouper(batch, tags, kinds, self._calendar, self._quotes).grouped(uncounted)
         none = repeat(0)
-        tag_ids = [tags[dimension.tag].id for dimension in batch.dimensions]
-        kind_ids = [kinds[dimension.kind].id for dimension in batch.dimensions]
+        tag_ids = [tag.id for tag in tags]
+        kind_ids = [kind.id for kind in kinds]
         self._connection.executemany(
             _INSERT,
             zip(
-                map(tag_ids.__getitem__, batch.dimension),
-                map(kind_ids.__getitem__, batch.dimension),
+                map(tag_ids.__getitem__, batch.tag),
+                map(kind_ids.__getitem__, batch.kind),
                 batch.billed_at_ms,
                 batch.duration_ms or none,
                 batch.input_tokens or none,
@@ -169,16 +184,95 @@ class Ledger:
                 batch.output_tokens or none,
                 batch.reasoning_tokens or none,
                 batch.input_bytes or none,
-                grouping.rates,
+                rates := rate_column(batch, tags, kinds, self._quotes),
                 self._rest(batch),
                 strict=False,
             ),
         )
-        first_row = self._runs.append(batch, producer.number)
+        first_row = self._runs.append(batch, self._producers.get(batch.producer).number)
+        uncounted = batch.late | self._duplicates(batch) if batch.rare else batch.late
         if uncounted:
             self._note_uncounted(batch, tags, uncounted, first_row)
-        totals = summed(batch, grouping)
-        self._gather(batch, tags, kinds, grouping, totals)
+        self._note_times(batch, uncounted)
+        self.tags.update(zip(tag_ids, tags, strict=True))
+        for at in batch.rare.keys() - uncounted:
+            self._add_rare(batch, at, tags[batch.tag[at]], kinds[batch.kind[at]], rates[at])
+        if batch.lease:
+            self._settle(batch, tags, kinds, batch.lease, uncounted)
+
+    def _note_times(self, batch: PlacedBatch, uncounted: frozenset[int]) -> None:
+        times = batch.billed_at_ms
+        if uncounted:
+            times = [moment for at, moment in enumerate(times) if at not in uncounted]
+        if times:
+            self._least_ms = min(self._least_ms, min(times))
+            self._greatest_ms = max(self._greatest_ms, max(times))
+
+    def _add_rare(
+        self, batch: PlacedBatch, at: int, tag: Tag, kind: KindRow, rate: int | None
+    ) -> None:
+        """What SQL can't add up: it stands in the row's packed column."""
+        rare = batch.rare[at]
+        sums = rollup.rare_sums(rare)
+        if not any(sums) and not rare.tool_calls:
+            return
+        moment = batch.billed_at_ms[at]
+        day = self._calendar.day(moment).number
+        (client, shown, period, posted), _ = self._own_names.place_at(tag, moment)
+        self.deltas.months[client, day] = period
+        key = (client, day, shown, kind.model, rate or 0, posted)
+        self.deltas.extra(key).add(sums, rare.tool_calls)
+
+    def _settle(
+        self,
+        batch: PlacedBatch,
+        tags: list[Tag],
+        kinds: list[KindRow],
+        leases: Column[int],
+        uncounted: frozenset[int],
+    ) -> None:
+        """Add the tokens of each lease's records to it."""
+        tokens: dict[int, int] = {}
+        example: dict[int, int] = {}
+        none = [0] * len(batch)
+        used = list(map(operator.add, batch.input_tokens or none, batch.output_tokens or none))
+        for at, (lease, amount) in enumerate(zip(leases, used, strict=True)):
+            if lease and at not in uncounted:
+                tokens[lease] = tokens.get(lease, 0) + amount
+                example.setdefault(lease, at)
+        for number, amount in tokens.items():
+            lease = LeaseId(number)
+            self._leases.settle(lease, amount)
+            lent_in = self._leases.period_of(lease)
+            tag = tags[batch.tag[example[number]]]
+            if lent_in is not None and not self._is_in(lent_in, tag, batch):
+                for at, its in enumerate(leases):
+                    if its == number and at not in uncounted:
+                        self._shift(batch, at, tags, kinds, lent_in, used[at])
+
+    def _is_in(self, period: int, tag: Tag, batch: PlacedBatch) -> bool:
+        """Whether all of a batch lies in a client's period."""
+        bounds = self._calendar.period(tag.client, tag.client_name, batch.billed_at_ms[0])
+        return (
+            bounds.period == period
+            and bounds.start_ms <= min(batch.billed_at_ms)
+            and max(batch.billed_at_ms) < bounds.end_ms
+        )
+
+    def _shift(
+        self,
+        batch: PlacedBatch,
+        at: int,
+        tags: list[Tag],
+        kinds: list[KindRow],
+        lent_in: int,
+        tokens: int,
+    ) -> None:
+        place, _ = self._own_names.place_at(tags[batch.tag[at]], batch.billed_at_ms[at])
+        if place.period != lent_in and tokens:
+            model = kinds[batch.kind[at]].model
+            periods = (place.period, lent_in)
+            self._leases.shift(place.client, place.tag, model, periods, tokens)
 
     @staticmethod
     def _rest(batch: PlacedBatch) -> Iterable[bytes | None]:
@@ -208,11 +302,12 @@ class Ledger:
     ) -> None:
         none = [0] * len(batch)
         inputs, outputs = batch.input_tokens or none, batch.output_tokens or none
+        self._skipped.update(first_row + at for at in uncounted)
         self._connection.executemany(
             "INSERT INTO uncounted VALUES (?, ?, ?, ?)",
             [
                 (
-                    tags[batch.dimensions[batch.dimension[at]].tag].client,
+                    tags[batch.tag[at]].client,
                     first_row + at,
                     "late" if at in batch.late else "duplicate",
                     inputs[at] + outputs[at],
@@ -220,70 +315,3 @@ class Ledger:
                 for at in sorted(uncounted)
             ],
         )
-
-    def _gather(
-        self,
-        batch: PlacedBatch,
-        tags: list[Tag],
-        kinds: list[KindRow],
-        grouping: Grouping,
-        totals: Totals,
-    ) -> None:
-        """Add the sums of each group to the transaction's deltas."""
-        keys: list[tuple[int, ...] | None] = []
-        deltas = self.deltas
-        plains, months = deltas.plains, deltas.months
-        place_of = self._own_names.place
-        for number, (dimension, day, rate, is_failed) in enumerate(grouping.groups):
-            records = totals.records[number]
-            if not records:
-                keys.append(None)
-                continue
-            tag_at, kind_at, lease = batch.dimensions[dimension]
-            kind = kinds[kind_at]
-            client, tag, period, posted = place_of(tags[tag_at], day)
-            key = (client, day.number, tag, kind.model, rate or 0, posted)
-            keys.append(key)
-            months[client, day.number] = period
-            took, gave = totals.input_tokens[number], totals.output_tokens[number]
-            counts_as = kind.counts_as
-            requests = records if counts_as == REQUEST else 0
-            if counts_as == BY_TOKENS and not is_failed:
-                requests = records
-            plain = plains.get(key)
-            if plain is None:
-                plains[key] = [
-                    requests,
-                    took,
-                    totals.cache_read_tokens[number],
-                    gave,
-                    totals.reasoning_tokens[number],
-                ]
-            else:
-                plain[0] += requests
-                plain[1] += took
-                plain[2] += totals.cache_read_tokens[number]
-                plain[3] += gave
-                plain[4] += totals.reasoning_tokens[number]
-            estimated = kind.kind.estimated
-            if is_failed or estimated or counts_as == REFUSED:
-                deltas.extra(key).add(
-                    (
-                        records if is_failed else 0,
-                        records if counts_as == REFUSED else 0,
-                        0,
-                        0,
-                        0,
-                        0,
-                        (took if estimated & 1 else 0) + (gave if estimated & 2 else 0),
-                    )
-                )
-            if lease:
-                self._leases.settle(LeaseId(lease), key, period, took + gave)
-        for at, rare in batch.rare.items():
-            if grouping.group[at] != UNCOUNTED and rare != PLAIN:
-                rare_key = keys[grouping.group[at]]
-                assert rare_key is not None
-                sums = rare_sums(rare)
-                if any(sums) or rare.tool_calls:
-                    deltas.extra(rare_key).add(sums, rare.tool_calls)

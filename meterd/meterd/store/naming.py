@@ -7,14 +7,15 @@ real ids of all. So a stranger who sends a million ids can't grow the rollups wi
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from meterd.ids import UNATTRIBUTED
+from meterd.store.calendar import Bounds
 
 if TYPE_CHECKING:
     import sqlite3
 
-    from meterd.store.calendar import Calendar, Day
+    from meterd.store.calendar import Calendar
     from meterd.store.interning import Interning, Tag
 
 PLACES_MAX = 200_000
@@ -22,8 +23,17 @@ _THE_CLIENT = 0
 """In place of a tag: the row admits the client itself."""
 
 
+class Place(NamedTuple):
+    """Where usage of a tag is rolled up."""
+
+    client: int
+    tag: int
+    period: int
+    posted_in: int
+
+
 class OwnNames:
-    """Where each tag is rolled up, by day. Writer's thread only, inside its transaction."""
+    """Where each tag is rolled up, and when. Writer's thread only, inside its transaction."""
 
     def __init__(
         self, connection: sqlite3.Connection, interning: Interning, calendar: Calendar
@@ -31,7 +41,7 @@ class OwnNames:
         self._connection = connection
         self._interning = interning
         self._calendar = calendar
-        self._places: dict[tuple[int, int], tuple[int, int, int, int]] = {}
+        self._places: dict[int, tuple[Place, Bounds]] = {}
         self._client_counts: dict[int, int] = {}
 
     def forget(self) -> None:
@@ -39,27 +49,27 @@ class OwnNames:
         self._places.clear()
         self._client_counts.clear()
 
-    def place(self, tag: Tag, day: Day) -> tuple[int, int, int, int]:
-        """Client, tag, period and posted_in of the rollup row for a tag on a day."""
-        place = self._places.get((tag.id, day.number))
-        if place is None:
+    def place_at(self, tag: Tag, at_ms: int) -> tuple[Place, Bounds]:
+        """Where a tag is rolled up at a moment, and from when until when that holds."""
+        known = self._places.get(tag.id)
+        if known is None or not known[1].start_ms <= at_ms < known[1].end_ms:
             if len(self._places) > PLACES_MAX:
                 self._places.clear()
-            place = self._places[tag.id, day.number] = self._find(tag, day)
-        return place
+            known = self._places[tag.id] = self._find(tag, at_ms)
+        return known
 
-    def _find(self, tag: Tag, day: Day) -> tuple[int, int, int, int]:
-        period = self._period(tag, day)
-        shown = self._shown_as(tag, period)
+    def _find(self, tag: Tag, at_ms: int) -> tuple[Place, Bounds]:
+        bounds = self._calendar.period(tag.client, tag.client_name, at_ms)
+        shown = self._shown_as(tag, bounds.period)
         if shown.client != tag.client:
-            period = self._period(shown, day)
-        posted = self._calendar.posted_in(shown.client, period)
-        return shown.client, shown.id, period, posted
-
-    def _period(self, tag: Tag, day: Day) -> int:
-        # The middle of the day: a later tzdata may move a midnight, not by half a day.
-        middle = (day.start_ms + day.end_ms) // 2
-        return self._calendar.period(tag.client, tag.client_name, middle).period
+            other = self._calendar.period(shown.client, shown.client_name, at_ms)
+            bounds = Bounds(
+                other.period,
+                max(bounds.start_ms, other.start_ms),
+                min(bounds.end_ms, other.end_ms),
+            )
+        posted = self._calendar.posted_in(shown.client, bounds.period)
+        return Place(shown.client, shown.id, bounds.period, posted), bounds
 
     def _shown_as(self, tag: Tag, period: int) -> Tag:
         agency = self._calendar.agency

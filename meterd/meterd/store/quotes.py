@@ -45,6 +45,10 @@ class Quotes:
         """Drop what is in memory: rate numbers of a rolled back transaction are none."""
         self._known.clear()
 
+    def has_own(self, client: str) -> bool:
+        """Whether a client has prices of its own."""
+        return client in self._own_clients
+
     def quote(self, kind: KindRow, client: str, at_ms: int) -> Quote:
         """The quote around a moment."""
         key = (kind.id, client if client in self._own_clients else "")

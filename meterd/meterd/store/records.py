@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from meterd.ids import ProducerId, Sequence
 from meterd.pricing.naming import book_tools
 from meterd.pricing.price import cost_of
-from meterd.store.groups import Counted
 from meterd.store.interning import BY_TOKENS, REQUEST, counts_as, kind_from
 from meterd.store.ledger_row import unpack
+from meterd.store.rate_column import Counted
 from meterd.store.refold import CURRENT_RATE
 from meterd.store.values import LedgerRecord
 

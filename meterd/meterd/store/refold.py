@@ -13,11 +13,9 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, NamedTuple
 
 from meterd.errors import NotPossibleNow
-from meterd.store.groups import Counted, rare_sums
 from meterd.store.interning import (
     BY_TOKENS,
     REFUSED,
-    REQUEST,
     KindRow,
     Tag,
     call_of,
@@ -25,6 +23,8 @@ from meterd.store.interning import (
     kind_from,
 )
 from meterd.store.ledger_row import unpack
+from meterd.store.rate_column import Counted, is_request
+from meterd.store.rollup import rare_sums
 from meterd.store.values import Accepted
 
 if TYPE_CHECKING:
@@ -87,22 +87,21 @@ class Refold:
         engine = self._engine
         deltas = engine.ledger.deltas
         day = engine.calendar.day(row.billed_at_ms)
-        client, tag, period, posted = engine.own_names.place(row.tag, day)
+        (client, tag, period, posted), _ = engine.own_names.place_at(row.tag, row.billed_at_ms)
         key = (client, day.number, tag, row.kind.model, rate or 0, posted)
         deltas.months[client, day.number] = period
         counts = row.counts
-        has_tokens = bool(counts.input_tokens or counts.output_tokens)
         how = row.kind.counts_as
-        is_request = how == REQUEST or (how == BY_TOKENS and has_tokens)
+        counts_as_request = is_request(row.kind, counts)
         plain = deltas.plains.setdefault(key, [0, 0, 0, 0, 0])
-        plain[0] += sign * is_request
+        plain[0] += sign * counts_as_request
         plain[1] += sign * counts.input_tokens
         plain[2] += sign * counts.cache_read_tokens
         plain[3] += sign * counts.output_tokens
         plain[4] += sign * counts.reasoning_tokens
         estimated = row.kind.kind.estimated
         sums = list(rare_sums(row.rare))
-        sums[0] = int(how == BY_TOKENS and not has_tokens)
+        sums[0] = int(how == BY_TOKENS and not counts_as_request)
         sums[1] = int(how == REFUSED)
         sums[6] = (counts.input_tokens if estimated & 1 else 0) + (
             counts.output_tokens if estimated & 2 else 0
@@ -115,19 +114,16 @@ class Refold:
 
     def is_closed(self, row: Row) -> bool:
         """Whether the period of a row is closed, so that nothing of it may change."""
-        engine = self._engine
-        day = engine.calendar.day(row.billed_at_ms)
-        _, _, period, posted = engine.own_names.place(row.tag, day)
-        return period != posted
+        place, _ = self._engine.own_names.place_at(row.tag, row.billed_at_ms)
+        return place.period != place.posted_in
 
     def rate_now(self, row: Row) -> int | None:
         """The rate that a row takes by the prices in force."""
         engine = self._engine
         quote = engine.quotes.quote(row.kind, row.tag.client_name, row.billed_at_ms)
-        how = row.kind.counts_as
-        has_tokens = bool(row.counts.input_tokens or row.counts.output_tokens)
-        is_request = how == REQUEST or (how == BY_TOKENS and has_tokens)
-        return engine.quotes.rate_of(quote, row.counts, row.rare.tool_calls, is_request)
+        return engine.quotes.rate_of(
+            quote, row.counts, row.rare.tool_calls, is_request=is_request(row.kind, row.counts)
+        )
 
     def _tag(self, number: int) -> Tag:
         tag = self._tags.get(number)
@@ -213,6 +209,7 @@ def _rebuild(engine: Engine) -> None:
         engine.connection.execute(f"DELETE FROM {table}")
     engine.calendar.forget()
     engine.own_names.forget()
+    engine.ledger.fold.forget()
     refold = Refold(engine)
     for row in refold.rows(_COUNTED):
         refold.add(row, rate=row.rate)

@@ -1,9 +1,8 @@
-"""Rollup deltas: what one transaction adds to the rollups by day and by month. Pure.
+"""Rollup deltas that are added up record by record: rare counts, and what is folded again. Pure.
 
-    groups of a batch ─ add ─▶ Deltas ─ days(), months() ─▶ upserts
+    record ─ add ─▶ Deltas ─ by day, by month ─▶ upserts
 
-Sums that every record has (`Plain`) are kept apart from those that few have (`Extra`), so
-that the ordinary upsert touches five columns and not twelve.
+The ordinary counts of new rows go into the rollups in SQL (`fold.py`).
 """
 
 from __future__ import annotations
@@ -13,6 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+
+    from meterd.store.batch import Rare
 
 Plain: TypeAlias = list[int]
 """requests, input_tokens, cache_read_tokens, output_tokens, reasoning_tokens."""
@@ -123,6 +124,19 @@ class Deltas:
             key = (client, self.months[client, day])
             tokens[key] = tokens.get(key, 0) + plain[1] + plain[3]
         return tokens
+
+
+def rare_sums(rare: Rare) -> tuple[int, ...]:
+    """What a rare record adds, in the order of `EXTRA_COLUMNS`."""
+    return (
+        0,
+        0,
+        rare.cache_write_tokens,
+        rare.cache_write_long_tokens,
+        rare.audio_input_tokens,
+        rare.audio_output_tokens,
+        0,
+    )
 
 
 def merged_tools(stored: str | None, added: Mapping[str, int]) -> str | None:

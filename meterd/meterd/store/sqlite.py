@@ -185,11 +185,11 @@ class SqliteStore:
 
     async def accept_late(self, client: str, at_ms: int) -> Accepted:
         """Roll up what of a client waits because it came more than 35 days late."""
-        return await self._writer.run(partial(refold.accept_late, client=client))
+        return await self._writer.run(partial(refold.accept_late, client=client), alone=True)
 
     async def forget(self, client: str) -> str:
         """Replace a client's name, and its projects', by what says nothing; sums stay."""
-        return await self._writer.run(partial(jobs.forget, client=client))
+        return await self._writer.run(partial(jobs.forget, client=client), alone=True)
 
     # ── figures ──
 
@@ -320,7 +320,7 @@ class SqliteStore:
 
     async def close_period(self, client: str, period: PeriodIndex, at_ms: int) -> None:
         """What arrives for the period from now on is posted in the client's next open one."""
-        await self._writer.run(partial(jobs.close_period, client=client, period=period))
+        await self._writer.run(partial(jobs.close_period, client=client, period=period), alone=True)
 
     async def closed_periods(self, client: str | None = None) -> list[tuple[str, PeriodIndex]]:
         """The periods closed so far."""

@@ -44,11 +44,14 @@ T = TypeVar("T")
 class _Waiting(Generic[T]):
     """A request that waits for its transaction, and the future that its sender awaits."""
 
-    __slots__ = ("answer", "fault", "future", "job")
+    __slots__ = ("answer", "fault", "future", "is_alone", "job")
 
-    def __init__(self, job: Callable[[Engine], T], future: asyncio.Future[T]) -> None:
+    def __init__(
+        self, job: Callable[[Engine], T], future: asyncio.Future[T], *, is_alone: bool = False
+    ) -> None:
         self.job = job
         self.future = future
+        self.is_alone = is_alone
         self.answer: T | None = None
         self.fault: BaseException | None = None
 
@@ -99,10 +102,14 @@ class Writer:
         future: asyncio.Future[Sequence] = self._loop.create_future()
         return await self._enqueue(_Batch(batch, future))
 
-    async def run(self, job: Callable[[Engine], T]) -> T:
-        """Run a job in a transaction; the answer comes after the commit."""
+    async def run(self, job: Callable[[Engine], T], *, alone: bool = False) -> T:
+        """Run a job in a transaction; the answer comes after the commit.
+
+        Args:
+            alone: in one of its own, since it changes what records are placed or named by.
+        """
         future: asyncio.Future[T] = self._loop.create_future()
-        return await self._enqueue(_Waiting(job, future))
+        return await self._enqueue(_Waiting(job, future, is_alone=alone))
 
     def note(self, job: Callable[[Engine], None]) -> None:
         """Run a job with the next transaction, whenever that is. Nobody waits for it."""
@@ -116,7 +123,7 @@ class Writer:
 
     async def use(self, agency: Agency) -> None:
         """Place and price by this configuration from now on."""
-        await self.run(lambda engine: use_agency(engine, agency))
+        await self.run(lambda engine: use_agency(engine, agency), alone=True)
         self._agency = agency
 
     async def close(self) -> None:
@@ -172,9 +179,14 @@ class Writer:
             self._run_notes(engine)
             rows_end = engine.runs.next_row + self._rows_max
             while self._queue and engine.runs.next_row < rows_end:
-                request = self._queue.popleft()
+                request = self._queue[0]
+                if request.is_alone and waiting:
+                    break
+                self._queue.popleft()
                 waiting.append(request)
                 self._run(engine, request)
+                if request.is_alone:
+                    break
                 if not isinstance(request, _Batch) and not self._is_more_urgent():
                     break
             committed = engine.commit()

@@ -33,6 +33,8 @@ CREATE TABLE models (
 CREATE TABLE kinds (
     id INTEGER PRIMARY KEY,
     model INTEGER NOT NULL,
+    counts_as INTEGER NOT NULL,  -- store.interning: 0 request, 1 refused, 2 neither, 3 by tokens
+    estimated INTEGER NOT NULL,  -- bits: 1 the input, 2 the output was estimated
     fields TEXT NOT NULL UNIQUE  -- JSON array, in the order of store.batch.Kind
 ) STRICT;
 
