@@ -446,7 +446,7 @@ def _perplexity_events(c: Counts, texts: list[str]) -> list[bytes]:
                 }
             )
         )
-    last = {
+    last: Json = {
         **head,
         "usage": _perplexity_usage(c),
         "choices": [{"index": 0, "delta": {"content": ""}, "finish_reason": "stop"}],
