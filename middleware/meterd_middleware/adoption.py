@@ -39,7 +39,7 @@ from meterd_middleware.spool import Identity
 from meterd_proto.v1 import spool_pb2, usage_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from meterd_middleware.disk import Disk
 
@@ -47,7 +47,13 @@ NEW_DIRECTORY_S_MAX = 60
 """A `.new-` directory older than this, with a free lock, belongs to nobody any more."""
 
 
-def adoptable(disk: Disk, root: str, *, again: bool = False) -> Iterator[Adopted]:
+def adoptable(
+    disk: Disk,
+    root: str,
+    *,
+    again: bool = False,
+    tell: Callable[[str, OSError], object] = lambda path, error: None,
+) -> Iterator[Adopted]:
     """The directories whose process is dead, one after the other, each locked while in hand.
 
     The caller ships what it gets and then calls `finish` or `release`; a directory that is
@@ -57,6 +63,7 @@ def adoptable(disk: Disk, root: str, *, again: bool = False) -> Iterator[Adopted
         disk: usually `OsDisk()`.
         root: the spool root; one that isn't there has nothing to adopt.
         again: finished ones too: a ledger restored from a backup may want them again.
+        tell: called with a directory that can't be read, which stands in no other's way.
     """
     for name in _names(disk, root):
         if directory.producer_of(name) is None:
@@ -64,7 +71,11 @@ def adoptable(disk: Disk, root: str, *, again: bool = False) -> Iterator[Adopted
         path = f"{root}/{name}"
         if not again and _exists(disk, f"{path}/{directory.FINISHED}"):
             continue
-        adopted = adopt(disk, path)
+        try:
+            adopted = adopt(disk, path)
+        except OSError as error:
+            tell(path, error)
+            continue
         if adopted is not None:
             try:
                 yield adopted
@@ -118,8 +129,10 @@ class Adopted:
             # Whoever has the original may have their records, or goes on writing them.
             self.counters.dropped_open_frames += len(self._interrupted)
             self._interrupted = []
-        self._last_written = max(self._survey.last_sequence, self.acknowledged.watermark)
         self._base = self._adopted_before()
+        self._last_written = self._survey.last_sequence
+        if self._base is None:  # else the watermark may count the interrupted calls
+            self._last_written = max(self._last_written, self.acknowledged.watermark)
         self._backlog = Backlog(disk, path, lambda: Contents(self._segments, self._last_written))
 
     @property
@@ -185,7 +198,8 @@ class Adopted:
             return Run(self._first_interrupted, self._interrupted_frames(0, 1), run.why_missing)
         done = max(0, after + 1 - self._first_interrupted)
         frames = self._interrupted_frames(done, records_max)
-        return Run(frames[0][1] if frames else self.next_sequence, frames)
+        why = "lost in a power cut, or with the segment it stood in"
+        return Run(frames[0][1] if frames else self.next_sequence, frames, why)
 
     def acknowledge(self, ledger_id: bytes, watermark: int) -> None:
         """Remember up to where a ledger has the records, for the next adopter.

@@ -135,10 +135,10 @@ class OsDisk:
             mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace")
         except OSError:
             return ""
-        return _file_system_of(str(Path(path).absolute()), mounts)
+        return file_system_of(str(Path(path).absolute()), mounts)
 
 
-def _file_system_of(path: str, mounts: str) -> str:
+def file_system_of(path: str, mounts: str) -> str:
     """The type of the mount that holds a path: the one with the longest mount point; the
     last of equals, which hides those before it. Format: proc(5), mountinfo."""
     kind, longest = "", -1

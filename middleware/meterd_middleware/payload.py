@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 from meterd_middleware.segment import HEAD_BYTES_MAX
 from meterd_middleware.usage import SCHEMA, UsageRecord, to_proto
@@ -48,11 +48,9 @@ class OpenCall:
     is_stream: bool = False
 
 
-class Payload(NamedTuple):
-    """A frame's payload, and how many bytes of it are its head (0: not told)."""
-
-    head: int
-    data: bytes
+Payload: TypeAlias = tuple[int, bytes]
+"""How many bytes of a frame's payload are its head (0: not told), and the payload. A plain
+tuple: a named one costs 0.3 µs more to make, twice a call."""
 
 
 def record_payload(record: UsageRecord, closes: int = 0) -> Payload:
@@ -146,15 +144,19 @@ def _kind_part(record: UsageRecord) -> bytes:
     return message.SerializeToString()
 
 
-_tags_parts, _kind_parts = _Made(_tags_part), _Made(_kind_part)
+def _lease_part(record: UsageRecord) -> bytes:
+    return usage_pb2.UsageRecord(lease_id=record.lease_id).SerializeToString()
+
+
+_tags_parts, _lease_parts, _kind_parts = _Made(_tags_part), _Made(_lease_part), _Made(_kind_part)
 
 
 def _record_payload(record: UsageRecord, closes: int) -> Payload:
     if record.history_bytes is not None or any(_rare_of(record)):
-        return Payload(0, to_proto(record, closes).SerializeToString())
+        return 0, to_proto(record, closes).SerializeToString()
     head = _tags_parts.of((record.client, record.project), record)
     if record.lease_id:
-        head += usage_pb2.UsageRecord(lease_id=record.lease_id).SerializeToString()
+        head += _lease_parts.of(record.lease_id, record)
     key = _kind_of(record)
     if record.price_context:
         key = (key, *record.price_context.items())
@@ -169,7 +171,7 @@ def _record_payload(record: UsageRecord, closes: int) -> Payload:
         input_bytes=record.input_bytes,
         closes=closes,
     ).SerializeToString()
-    return Payload(len(head) if len(head) <= HEAD_BYTES_MAX else 0, head + rest)
+    return len(head) if len(head) <= HEAD_BYTES_MAX else 0, head + rest
 
 
 _OPEN_KIND = (
@@ -201,7 +203,7 @@ def _open_payload(call: int, opened: OpenCall) -> Payload:
         lease_id=opened.lease_id,
         input_bytes=opened.input_bytes,
     ).SerializeToString()
-    return Payload(len(head) if len(head) <= HEAD_BYTES_MAX else 0, head + rest)
+    return len(head) if len(head) <= HEAD_BYTES_MAX else 0, head + rest
 
 
 def _made_to_fit(record: UsageRecord) -> UsageRecord:

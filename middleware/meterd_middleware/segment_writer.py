@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, TypeAlias
 
 from meterd_middleware.backlog import Contents, ReadableSegment
 from meterd_middleware.directory import SegmentName
@@ -23,8 +23,11 @@ if TYPE_CHECKING:
     from meterd_middleware.disk import Disk
     from meterd_middleware.payload import Payload
 
-FREE_LOOK_BYTES = 2**20
-"""How much is written before the disk's free space is looked at again."""
+RESERVE_BYTES_MAX = 2**20
+"""No caller of `put` asks for more to stay free."""
+
+LOOK_BYTES = 128 * 1024
+"""How much is written before limits and free space are looked at again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,13 +52,9 @@ class Sealed:
     """On the monotonic clock; None: not yet."""
 
 
-class _Pending(NamedTuple):
-    """A write whose effect is not noted yet: an exception of a signal handler may come first."""
-
-    start: int
-    end: int
-    sequence: int
-    """Of the record it holds; 0: no record."""
+_Pending: TypeAlias = tuple[int, int, int]
+"""A write whose effect is not noted yet, since an exception of a signal handler may come first:
+where it starts, where it ends, and the sequence of the record it holds (0: no record)."""
 
 
 class SegmentWriter:
@@ -75,11 +74,13 @@ class SegmentWriter:
             OSError: it can't be made.
         """
         self._disk, self.path, self._limits = disk, path, limits
+        self._write_at_end = disk.write
         self._header, self._file_mode = header, file_mode
         self.sealed: list[Sealed] = []
         self.unsynced: list[int] = []
         self.next_sequence = 1
         self.other_bytes = 0
+        """What the rest of the spool root holds: the limit is for all of it."""
         self.refusal = ""
         self.fd = -1
         self.name = SegmentName(0)
@@ -88,8 +89,8 @@ class SegmentWriter:
         self._seal_at = limits.segment_bytes_max
         self._is_broken = False
         self._pending: _Pending | None = None
-        self._until_look = 0
-        self._is_disk_low = False
+        self._look_at = 0
+        """The offset beyond which something is to be decided before the next frame."""
         self._begin(SegmentName(1))
 
     @property
@@ -106,38 +107,54 @@ class SegmentWriter:
         """
         if self._pending is not None:
             self._resolve()
+        head, data = payload
+        size = len(data)
+        if self.offset + size > self._look_at and not self._is_ready(
+            size, reserve, is_limited=is_limited
+        ):
+            return False
+        if kind == KIND_RECORD:
+            sequence = self.next_sequence
+            return self._write(frame(kind, sequence, data, head), sequence)
+        return self._write(frame(kind, self.next_sequence - 1, data, head), 0)
+
+    def has_room(self, size: int) -> bool:
+        """Whether the limits, and the disk, allow that much more."""
+        limit = self._limits.spool_bytes_max
+        if self._sealed_bytes + self.offset + self.other_bytes + size > limit:
+            self.refusal = f"the spool holds its {limit} bytes"
+            return False
+        least = self._limits.free_bytes_min
+        try:
+            if self._disk.free_bytes(self.path) < least:
+                self.refusal = f"fewer than {least} bytes are free on the disk"
+                return False
+        except OSError:
+            pass  # the write itself will say
+        return True
+
+    def _is_ready(self, size: int, reserve: int, *, is_limited: bool) -> bool:
+        """The look that is due now and then: seal? room? Sets when the next one is."""
+        self._look_at = 0
         if self.fd < 0:
             self.refusal = "the spool is closed"
+            return False
+        if size > FRAME_BYTES_MAX:
+            self.refusal = f"a record of {size} bytes is too large"
             return False
         if self.offset >= self._seal_at or self._is_broken:
             self.seal()
             if self._is_broken:
                 return False
-        size = len(payload.data)
-        if size > FRAME_BYTES_MAX:
-            self.refusal = f"a record of {size} bytes is too large"
-            return False
         if is_limited and not self.has_room(size + reserve):
             return False
-        if kind == KIND_RECORD:
-            sequence = self.next_sequence
-            return self._write(frame(kind, sequence, payload.data, payload.head), sequence)
-        return self._write(frame(kind, self.next_sequence - 1, payload.data, payload.head), 0)
-
-    def has_room(self, size: int) -> bool:
-        """Whether the limits allow that much more."""
-        if self._sealed_bytes + self.offset + self.other_bytes + size > (
-            self._limits.spool_bytes_max
-        ):
-            self.refusal = f"the spool holds its {self._limits.spool_bytes_max} bytes"
-            return False
-        self._until_look -= size
-        if self._until_look <= 0 or self._is_disk_low:
-            self._look_at_free_space()
-            if self._is_disk_low:
-                self.refusal = f"fewer than {self._limits.free_bytes_min} bytes free on the disk"
-                return False
+        room = self._limits.spool_bytes_max - self._sealed_bytes - self.other_bytes
+        self._look_at = min(self._seal_at, room - RESERVE_BYTES_MAX, self.offset + LOOK_BYTES)
         return True
+
+    def set_others(self, other_bytes: int) -> None:
+        """Say what the rest of the spool root holds."""
+        self.other_bytes, self._look_at = other_bytes, 0
 
     def seal(self) -> None:
         """Begin a new segment. Where none can be made, the old one goes on if it can be trusted."""
@@ -157,7 +174,7 @@ class SegmentWriter:
 
     def distrust(self) -> None:
         """Write nothing more into the current segment: the disk failed to keep it."""
-        self._is_broken = True
+        self._is_broken, self._look_at = True, 0
         self.seal()
 
     def delete_oldest(self) -> None:
@@ -180,6 +197,7 @@ class SegmentWriter:
         """Everything open here, to be closed by the caller; nothing is written after it."""
         taken, self.unsynced = self.unsynced, []
         fd, self.fd = self.fd, -1
+        self._look_at = 0
         return [*taken, fd] if fd >= 0 else taken
 
     def _begin(self, name: SegmentName) -> None:
@@ -195,31 +213,28 @@ class SegmentWriter:
             self._disk.remove(path)
             raise
         self.name, self.fd, self.offset = name, fd, len(first)
-        self._seal_at, self._is_broken = self._limits.segment_bytes_max, False
+        self._seal_at, self._is_broken, self._look_at = self._limits.segment_bytes_max, False, 0
 
     def _write(self, data: bytes, sequence: int) -> bool:
         start = self.offset
-        self._pending = _Pending(start, start + len(data), sequence)
+        end = start + len(data)
+        self._pending = (start, end, sequence)
         try:
-            written = self._disk.write(self.fd, data)
+            written = self._write_at_end(self.fd, data)
         except OSError as error:
             self.refusal = _reason(error)
             self._pending = None
             return False
-        if written != len(data):
+        if start + written != end:
             self.refusal = "the disk is full: a short write"
             self._cut_back(start)
             self._pending = None
             return False
-        self._note(self._pending)
-        return True
-
-    def _note(self, done: _Pending) -> None:
-        self.offset = done.end
-        if done.sequence:
-            self.next_sequence = done.sequence + 1
+        self.offset = end
+        if sequence:
+            self.next_sequence = sequence + 1
         self._pending = None
-        self.refusal = ""
+        return True
 
     def _cut_back(self, start: int) -> None:
         """Take a short write back; where that fails, nothing may follow it in this segment."""
@@ -230,26 +245,19 @@ class SegmentWriter:
 
     def _resolve(self) -> None:
         """Find out what the write did that an exception kept us from noting."""
-        pending = self._pending
-        assert pending is not None
+        assert self._pending is not None
+        start, end, sequence = self._pending
         try:
             size = self._disk.size(self.fd)
         except OSError:
             size = 0
-        if size >= pending.end:
-            self._note(pending)
-        else:
-            self._pending = None
-            if size != pending.start:
-                self._cut_back(pending.start)
-
-    def _look_at_free_space(self) -> None:
-        self._until_look = FREE_LOOK_BYTES
-        try:
-            free = self._disk.free_bytes(self.path)
-        except OSError:
-            return  # the write itself will say
-        self._is_disk_low = free < self._limits.free_bytes_min
+        self._pending = None
+        if size >= end:
+            self.offset = end
+            if sequence:
+                self.next_sequence = sequence + 1
+        elif size != start:
+            self._cut_back(start)
 
 
 def _reason(error: OSError) -> str:

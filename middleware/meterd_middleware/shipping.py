@@ -44,7 +44,9 @@ class Shipped(NamedTuple):
     is_finished: bool
     """All of it is in the ledger, or declared lost."""
     fault: str = ""
-    """Why it isn't finished, or what was refused; empty: nothing."""
+    """Why it isn't finished, or can't be read; empty: it is."""
+    is_daemon_away: bool = False
+    """The fault is the connection's: the next directory would fare no better."""
 
 
 def sender_of(adopted: Adopted) -> Sender:
@@ -79,13 +81,19 @@ def ship_root(
         tell: called with each as it ends.
     """
     done = []
-    for adopted in adoptable(disk, root, again=again):
+
+    def cannot_read(path: str, error: OSError) -> None:
+        unread = Shipped(path, "", 0, 0, 0, False, f"{type(error).__name__}: {error.strerror}")
+        done.append(unread)
+        tell(unread)
+
+    for adopted in adoptable(disk, root, again=again, tell=cannot_read):
         shipped = ship_directory(
             adopted, channel, random=random, is_polite=is_polite, is_stopped=is_stopped
         )
         done.append(shipped)
         tell(shipped)
-        if is_stopped() or not shipped.is_finished:
+        if is_stopped() or shipped.is_daemon_away:
             break
     return done
 
@@ -122,6 +130,7 @@ def ship_directory(
         adopted.torn_bytes,
         is_finished,
         "" if is_finished else ended or delivery.fault,
+        is_daemon_away=not is_finished and not passage.was_refused,
     )
 
 

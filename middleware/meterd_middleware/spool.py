@@ -14,9 +14,10 @@ adopt it (adoption.py). Format: docs/architecture.md, "Segment".
 from __future__ import annotations
 
 import os
+import time
 from itertools import count
 from threading import Lock, get_ident
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from meterd_middleware import directory
 from meterd_middleware.backlog import Backlog, Contents, Run
@@ -24,24 +25,32 @@ from meterd_middleware.directory import Acknowledged, Counters, SegmentName
 from meterd_middleware.payload import OpenCall as OpenCall
 from meterd_middleware.payload import Payload, open_payload, record_payload
 from meterd_middleware.segment import KIND_OPEN, KIND_RECORD
+from meterd_middleware.segment_writer import RESERVE_BYTES_MAX, SegmentWriter
 from meterd_middleware.segment_writer import Limits as Limits
-from meterd_middleware.segment_writer import SegmentWriter
 from meterd_middleware.usage import SCHEMA
 from meterd_proto.v1 import spool_pb2, usage_pb2
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from meterd_middleware.disk import Disk
     from meterd_middleware.usage import UsageRecord
 
-RESERVE_BYTES = 2**20
+OPEN_RESERVE_BYTES = RESERVE_BYTES_MAX
 """Of `spool_bytes_max` the last MiB (or an eighth) takes records alone, no open calls, so that
 a call that got its open frame in nearly always gets its record in too."""
 
 UNSYNCED_MAX = 8
 """Sealed segments that may wait for their fsync; beyond, the oldest goes without."""
 
+PASSES_MAX = 100
+"""How often a thread lets others run before it waits for the lock itself."""
+
 BUSY = -1
 """Instead of a sequence: this very thread is in the middle of another append."""
+
+
+_yield: Callable[[], object] = getattr(os, "sched_yield", lambda: time.sleep(0))
 
 
 class Identity(NamedTuple):
@@ -53,12 +62,8 @@ class Identity(NamedTuple):
     version: str = ""
 
 
-class _Opened(NamedTuple):
-    """A call under way, and where its frame stands."""
-
-    segment: SegmentName
-    occurred_at_unix_ns: int
-    payload: Payload
+_Opened: TypeAlias = tuple[SegmentName, int, Payload]
+"""A call under way: the segment in which its frame stands, since when, and the frame's payload."""
 
 
 class Spool:
@@ -91,7 +96,7 @@ class Spool:
         self._closed_unopened: set[int] = set()
         self._synced = (SegmentName(0), 0)
         self._is_directory_synced = False
-        self._reserve = min(RESERVE_BYTES, limits.spool_bytes_max // 8)
+        self._reserve = min(OPEN_RESERVE_BYTES, limits.spool_bytes_max // 8)
         self._lock_fd = self._counters_fd = self._acknowledged_fd = -1
         self._make()
         self._backlog = Backlog(disk, self.path, self._contents)
@@ -108,6 +113,8 @@ class Spool:
         if self._owner == me:
             return BUSY
         payload = open_payload(call, opened)
+        if self._lock.locked():
+            self._let_pass()
         with self._lock:
             self._owner = me
             try:
@@ -118,9 +125,7 @@ class Spool:
                     self.counters.dropped_open_frames += 1
                     self._save_counters()
                     return 0
-                self._open_calls[call] = _Opened(
-                    self._writer.name, opened.occurred_at_unix_ns, payload
-                )
+                self._open_calls[call] = (self._writer.name, opened.occurred_at_unix_ns, payload)
                 return call
             finally:
                 self._owner = 0
@@ -136,6 +141,8 @@ class Spool:
         if self._owner == me:
             return BUSY
         payload = record_payload(record, closes)
+        if self._lock.locked():
+            self._let_pass()
         with self._lock:
             self._owner = me
             try:
@@ -177,7 +184,7 @@ class Spool:
     def oldest_open_at_unix_ns(self) -> int:
         """When the oldest call that is under way began; 0: none is."""
         with self._lock:
-            return min((call.occurred_at_unix_ns for call in self._open_calls.values()), default=0)
+            return min((since for _, since, _ in self._open_calls.values()), default=0)
 
     @property
     def held_bytes(self) -> int:
@@ -234,7 +241,7 @@ class Spool:
 
     def make_room(self, other_bytes: int) -> None:
         """Say what the rest of the spool root holds: the limit is for all of it."""
-        self._writer.other_bytes = other_bytes
+        self._writer.set_others(other_bytes)
 
     def set_aside(self, first: int, last: int) -> None:
         """Keep the segments of a refused range under another name, for somebody to look at.
@@ -382,6 +389,14 @@ class Spool:
             schema=SCHEMA,
         ).SerializeToString()
 
+    def _let_pass(self) -> None:
+        """Wait for whoever appends now without lying down: an append takes microseconds, and
+        threads that sleep on a lock wake one another in turn from then on, at 30 µs each."""
+        for _ in range(PASSES_MAX):
+            _yield()
+            if not self._lock.locked():
+                return
+
     def _contents(self) -> Contents:
         with self._lock:
             return self._writer.contents()
@@ -392,11 +407,11 @@ class Spool:
         Whatever the limits say, since more is freed than taken. False: the disk had no room,
         and the segment has to stay.
         """
-        for call, opened in list(self._open_calls.items()):
-            if opened.segment == segment:
-                if not self._writer.put(KIND_OPEN, opened.payload, is_limited=False):
+        for call, (stands_in, since, payload) in list(self._open_calls.items()):
+            if stands_in == segment:
+                if not self._writer.put(KIND_OPEN, payload, is_limited=False):
                     return False
-                self._open_calls[call] = opened._replace(segment=self._writer.name)
+                self._open_calls[call] = (self._writer.name, since, payload)
         return True
 
     def _save_counters(self) -> None:

@@ -5,14 +5,16 @@
     a stuck channel, a removed directory ─▶ rotate: a new spool; the old one takes what
                                             closes its open calls, and is then let go
 
-While the disk is slow nobody waits for it: one append beyond a millisecond, and the next ones
-go through `later` until the courier's own append is quick again.
+While the disk is slow nobody waits for it: after an append beyond a millisecond in which the
+process had nothing else to do, the next ones go through `later`, until the courier's own are
+quick again.
 """
 
 from __future__ import annotations
 
 import errno
 import logging
+import time
 from collections import Counter
 from queue import Empty, SimpleQueue
 from threading import Event, Lock, get_ident
@@ -43,6 +45,7 @@ WAIT_FOR_OPEN_S = 0.005
 LATER_MAX = 10_000
 """Records in memory while the disk is slow; beyond, the app waits for the disk after all."""
 
+SUSPECT_NS = 1_000_000_000
 RETRY_NS = 1_000_000_000
 PLACES_MAX = 200
 _CALL_BITS = 48
@@ -79,11 +82,12 @@ class Spools:
         producer_id: Callable[[], bytes],
         pid: int,
         wake: Callable[[], None],
+        busy_ns: Callable[[], int] = time.process_time_ns,
     ) -> None:
         """Touches no disk. `producer_id` makes 16 random bytes, never twice the same."""
         self._settings, self._disk, self._leases = settings, disk, leases
         self._now_ns, self._monotonic_ns, self._producer_id = now_ns, monotonic_ns, producer_id
-        self._pid, self._wake = pid, wake
+        self._pid, self._wake, self._busy_ns = pid, wake, busy_ns
         self.current: Spool | None = None
         self._generation = 0
         self._old: dict[int, Spool] = {}
@@ -92,6 +96,7 @@ class Spools:
         self._retry_at_ns = 0
         self._later: SimpleQueue[_Later] = SimpleQueue()
         self._is_slow = False
+        self._suspect_until_ns = 0
         self._unspooled = Counters()
         self._untagged: Counter[str] = Counter()
         self._faults: dict[str, tuple[int, str]] = {}
@@ -115,8 +120,9 @@ class Spools:
             written.wait(WAIT_FOR_OPEN_S)
             return number
         start = self._monotonic_ns()
+        busy = self._busy_ns() if start < self._suspect_until_ns else None
         result = spool.open_call(opened, call)
-        self._note_time(start)
+        self._note_time(start, busy)
         return number if result > 0 else 0
 
     def append(self, record: UsageRecord, closes: int = 0) -> int:
@@ -126,8 +132,9 @@ class Spools:
             self._wake()
             return DEFERRED
         start = self._monotonic_ns()
+        busy = self._busy_ns() if start < self._suspect_until_ns else None
         sequence = self._append(record, closes)
-        self._note_time(start)
+        self._note_time(start, busy)
         if sequence == BUSY:
             self.append_later(record, closes)
             return DEFERRED
@@ -253,6 +260,22 @@ class Spools:
     # ── inside ──
 
     def _append(self, record: UsageRecord, closes: int) -> int:
+        spool = self.current
+        if spool is not None and (not closes or closes >> _CALL_BITS == self._generation):
+            sequence = spool.append(record, closes & _CALL_MASK)
+            if sequence > 0:
+                if record.lease_id and self._leases is not None:
+                    self._leases.record_appended(record.lease_id, sequence)
+                return sequence
+            if sequence == BUSY:
+                return BUSY
+            if not spool.is_released:
+                self.warn("spool", f"a record was refused by {spool.path}: {spool.refusal}")
+                return 0
+        return self._append_elsewhere(record, closes)
+
+    def _append_elsewhere(self, record: UsageRecord, closes: int) -> int:
+        """Where there is no spool yet, or the call was opened in a former one."""
         for _ in range(2):
             spool, call = self._spool_of(closes)
             if spool is None:
@@ -261,8 +284,6 @@ class Spools:
             if sequence > 0 and record.lease_id and self._leases is not None:
                 self._leases.record_appended(record.lease_id, sequence)
             if sequence or not spool.is_released:
-                if not sequence:
-                    self.warn("spool", f"a record was refused by {spool.path}: {spool.refusal}")
                 return sequence
         self._unspooled.refused_records += 1
         self._unspooled.refused_tokens += record.tokens
@@ -282,9 +303,17 @@ class Spools:
         old = self._old.get(generation)
         return (old, call) if old is not None else (self.current or self._make(), 0)
 
-    def _note_time(self, start_ns: int) -> None:
-        if self._monotonic_ns() - start_ns > SLOW_NS:
-            self._is_slow = True
+    def _note_time(self, start_ns: int, busy_ns: int | None) -> None:
+        """Tell a slow disk from a busy interpreter: there the process worked all the while.
+
+        The process's own time costs half a microsecond to ask, so it is asked only for a
+        second after an append that took long.
+        """
+        now = self._monotonic_ns()
+        if now - start_ns > SLOW_NS:
+            self._suspect_until_ns = now + SUSPECT_NS
+            if busy_ns is not None and self._busy_ns() - busy_ns < (now - start_ns) // 2:
+                self._is_slow = True
 
     def _make(self) -> Spool | None:
         """The current spool, made now if it can be."""

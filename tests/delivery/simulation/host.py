@@ -19,7 +19,6 @@ from meterd_middleware.payload import OpenCall
 from meterd_middleware.settings import Settings
 from meterd_middleware.spools import Spools
 from meterd_middleware.usage import UsageRecord
-from meterd_proto.v1 import usage_pb2
 from tests.support.disk import Faults, Interrupted, MemoryDisk, MemoryView
 from tests.support.network import Ledger
 
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from meterd_middleware.spool import Spool
+    from meterd_proto.v1 import usage_pb2
 
 ROOT = "/spool"
 
