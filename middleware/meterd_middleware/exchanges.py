@@ -182,7 +182,7 @@ class Exchanges:
             if not payer.is_named:
                 self.intake.note_untagged()
             sent = Sent(call, payer.tags, self.now_ns(), payer.note, account)
-            sent.input_tokens = input_tokens
+            sent.reserved_input_tokens = input_tokens
             exchange = Exchange(self, sent, self._monotonic_ns())
         except Exception as error:
             self.faults.note("begin", error)
@@ -200,7 +200,7 @@ class Exchanges:
                     sent.tags.client,
                     sent.tags.project,
                     sent.call.request_model,
-                    sent.input_tokens,
+                    sent.reserved_input_tokens,
                     sent.call.max_output_tokens,
                 )
                 self._take(exchange, outcome)
@@ -221,7 +221,7 @@ class Exchanges:
                     sent.tags.client,
                     sent.tags.project,
                     sent.call.request_model,
-                    sent.input_tokens,
+                    sent.reserved_input_tokens,
                     sent.call.max_output_tokens,
                 )
                 self._take(exchange, outcome)
@@ -268,7 +268,7 @@ class Exchanges:
                     operation=call.operation,
                     request_model=call.request_model,
                     occurred_at_unix_ns=sent.occurred_at_unix_ns,
-                    input_tokens=sent.input_tokens,
+                    input_tokens=sent.reserved_input_tokens,
                     reserved_tokens=held.tokens if held is not None else 0,
                     lease_id=sent.lease_id,
                     account=sent.account,
@@ -323,7 +323,7 @@ class Exchanges:
                 request_model=sent.call.request_model,
                 http_status=exchange.http_status,
                 occurred_at_unix_ns=sent.occurred_at_unix_ns,
-                input_tokens=sent.input_tokens,
+                input_tokens=sent.reserved_input_tokens,
                 estimated=Estimated.INPUT | Estimated.OUTPUT,
                 lease_id=sent.lease_id,
                 note="the answer could not be read",

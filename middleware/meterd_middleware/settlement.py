@@ -50,10 +50,20 @@ class Sent:
     note: str = ""
     account: str = ""
     attempt: int = 0
-    input_tokens: int = 0
-    """Our estimate from the request's body."""
+    reserved_input_tokens: int = 0
+    """What the input is taken for before it is sent: by size alone for small bodies."""
+    chain_tokens: int = 0
+    """What the provider's side of the conversation last took in, which the body lacks."""
+    body: bytes | None = None
+    """Kept while the call is under way: an estimate, should one be needed, is made from it."""
     history_bytes: int | None = None
     lease_id: int = 0
+
+    def estimated_input_tokens(self) -> int:
+        """The input as we count it, for a record whose provider reported none."""
+        if self.body is None:
+            return self.reserved_input_tokens
+        return estimate.input_tokens(self.call, self.body) + self.chain_tokens
 
 
 NOTHING_READ = Reading()
@@ -167,7 +177,8 @@ def _counted_by_us(
     if is_free:
         return TokenCounts(), Estimated.NOTHING
     both = Estimated.INPUT | Estimated.OUTPUT
-    return TokenCounts(input_tokens=sent.input_tokens, output_tokens=output_tokens), both
+    input_tokens = sent.estimated_input_tokens()
+    return TokenCounts(input_tokens=input_tokens, output_tokens=output_tokens), both
 
 
 def _counted(
@@ -177,7 +188,9 @@ def _counted(
     estimated = Estimated.NOTHING
     input_tokens, output_tokens = usage.input_tokens, usage.output_tokens
     if input_tokens is None:
-        input_tokens = max(sent.input_tokens, _parts_in(usage)) if is_first else _parts_in(usage)
+        input_tokens = _parts_in(usage)
+        if is_first:
+            input_tokens = max(input_tokens, sent.estimated_input_tokens())
         estimated |= Estimated.INPUT
     if output_tokens is None or (is_first and not reading.is_complete):
         # An unfinished stream reports what was counted so far, or the 1 of Anthropic's

@@ -357,7 +357,7 @@ def parsed(data: bytes) -> Any:
 
 def _is_reported(tally: Tally) -> bool:
     """Whether both sides of the first model's usage were reported."""
-    usages = tally.usages()
+    usages = tally.counted()
     return bool(usages) and None not in (usages[0].input_tokens, usages[0].output_tokens)
 
 

@@ -54,6 +54,7 @@ class Tally:
         self.tool_calls: dict[str, int] = {}
         self.provider_cost: Decimal | None = None
         self.notes: list[str] = []
+        self._counted: tuple[ModelUsage, ...] | None = None
 
     # What a dialect says.
 
@@ -175,10 +176,16 @@ class Tally:
         self.note(f"{name} beyond its whole")
         return whole
 
+    def counted(self) -> tuple[ModelUsage, ...]:
+        """`usages`, worked out once all has been read: it is asked for twice."""
+        if self._counted is None:
+            self._counted = self.usages()
+        return self._counted
+
     def reading(self, *, is_complete: bool, seen: TextSeen) -> Reading:
         """All of it, as the exchange takes it."""
         return Reading(
-            usages=self.usages(),
+            usages=self.counted(),
             response_id=self.response_id,
             response_model=self.response_model,
             is_complete=is_complete,
