@@ -126,10 +126,13 @@ def batch_of(
     first_sequence: int = 1,
     sent_at_ms: int = NOW_MS,
     highest_appended: int | None = None,
+    tags_in_columns: bool = True,
 ) -> usage_pb2.Batch:
     """Records as they go over the wire; one of a newer schema is passed on unread."""
     strings: dict[str, int] = {"": 0}
     dimensions: dict[bytes, int] = {}
+    tags: dict[tuple[int, int], int] = {}
+    leases: dict[int, int] = {0: 0}
     batch = usage_pb2.Batch(
         first_sequence=first_sequence,
         sent_at_unix_ns=sent_at_ms * 1_000_000,
@@ -147,14 +150,25 @@ def batch_of(
             record = usage_pb2.UsageRecord()
         _add_rare(batch, index, record)
         dimension = _dimension(record, strings)
+        if tags_in_columns:
+            tag = tags.setdefault((dimension.client, dimension.project), len(tags))
+            batch.tag.append(tag)
+            lease = dimension.lease_id
+            batch.lease.append(leases.setdefault(lease, len(leases)) if lease else 0)
+            for name in ("client", "project", "lease_id"):
+                dimension.ClearField(name)
         key = dimension.SerializeToString(deterministic=True)
         if key not in dimensions:
             dimensions[key] = len(dimensions)
             batch.dimensions.append(dimension)
         batch.dimension.append(dimensions[key])
         for name in _COLUMNS:
-            getattr(batch, name).append(getattr(record, name))
+            column = getattr(batch, name)
+            column.append(getattr(record, name))
     batch.strings.extend(strings)
+    batch.tag_client.extend(client for client, _ in tags)
+    batch.tag_project.extend(project for _, project in tags)
+    batch.leases.extend(list(leases)[1:])
     return batch
 
 

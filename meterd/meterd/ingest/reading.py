@@ -39,6 +39,9 @@ _KIND_TEXTS = (
     "provider", "operation", "request_model", "response_model", "service_tier", "speed",
     "processing", "inference_geo", "account", "server_address",
 )  # fmt: skip
+_RECORD_TEXTS = (
+    "provider", "operation", "request_model", "response_model", "account", "server_address"
+)  # fmt: skip
 _KIND_NUMBERS = (
     "status", "http_status", "estimated", "attempt", "is_continuation", "is_stream"
 )  # fmt: skip
@@ -204,12 +207,39 @@ class _Names(NamedTuple):
 
 
 def _names(batch: usage_pb2.Batch, dimension: list[int]) -> _Names:
-    """The distinct tags and kinds of a batch, and each record's.
-
-    A busy producer's batch can have a dimension a record: client, project and lease are read
-    as numbers, and all else, of which there are few sorts, is known by its bytes.
-    """
+    """The distinct tags and kinds of a batch, and each record's."""
     strings = list(batch.strings)
+    try:
+        if batch.tag:
+            return _names_in_columns(batch, dimension, strings)
+        return _names_in_dimensions(batch, dimension, strings)
+    except IndexError:
+        raise BatchBroken("a record names a string, tag or lease that isn't in the batch") from None
+
+
+def _names_in_columns(batch: usage_pb2.Batch, dimension: list[int], strings: list[str]) -> _Names:
+    tag, lease = list(batch.tag), list(batch.lease)
+    clients, projects = list(batch.tag_client), list(batch.tag_project)
+    if len(tag) != len(dimension) or len(lease) not in (0, len(dimension)):
+        raise BatchBroken("the columns of tags or leases are shorter or longer than the batch")
+    if len(clients) != len(projects) or max(tag) >= len(clients):
+        raise BatchBroken("the batch's tags are out of range")
+    return _Names(
+        [
+            (strings[client] or UNATTRIBUTED, strings[project])
+            for client, project in zip(clients, projects, strict=True)
+        ],
+        [_kind(message, strings) for message in batch.dimensions],
+        tag,
+        dimension,
+        list(map([0, *batch.leases].__getitem__, lease)) if lease else None,
+    )
+
+
+def _names_in_dimensions(
+    batch: usage_pb2.Batch, dimension: list[int], strings: list[str]
+) -> _Names:
+    """Tags and leases as they stand among all else: known apart by their numbers and bytes."""
     tags: dict[tuple[int, int], int] = {}
     kinds: dict[bytes, int] = {}
     examples: list[usage_pb2.Dimensions] = []
@@ -227,16 +257,13 @@ def _names(batch: usage_pb2.Batch, dimension: list[int]) -> _Names:
             examples.append(message)
         kind_of.append(kind)
         leases.append(lease)
-    try:
-        return _Names(
-            [(strings[client] or UNATTRIBUTED, strings[project]) for client, project in tags],
-            [_kind(message, strings) for message in examples],
-            list(map(tag_of.__getitem__, dimension)),
-            list(map(kind_of.__getitem__, dimension)),
-            list(map(leases.__getitem__, dimension)) if any(leases) else None,
-        )
-    except IndexError:
-        raise BatchBroken("a dimension names a string that the batch doesn't have") from None
+    return _Names(
+        [(strings[client] or UNATTRIBUTED, strings[project]) for client, project in tags],
+        [_kind(message, strings) for message in examples],
+        list(map(tag_of.__getitem__, dimension)),
+        list(map(kind_of.__getitem__, dimension)),
+        list(map(leases.__getitem__, dimension)) if any(leases) else None,
+    )
 
 
 def _lead(number: int) -> int:
@@ -304,26 +331,26 @@ def _quarantined(
 def record_bytes(batch: usage_pb2.Batch, at: int) -> bytes:
     """One record of a batch as the `UsageRecord` that it was in the spool."""
     dimensions = batch.dimensions[batch.dimension[at]]
-    texts = {name: batch.strings[getattr(dimensions, name)] for name in ("client", "project")}
-    texts |= {
-        name: batch.strings[getattr(dimensions, name)]
-        for name in (
-            "provider", "operation", "request_model", "response_model", "account",
-            "server_address",
-        )
-    }  # fmt: skip
+    client, project, lease_id = dimensions.client, dimensions.project, dimensions.lease_id
+    if batch.tag:
+        client, project = batch.tag_client[batch.tag[at]], batch.tag_project[batch.tag[at]]
+    if batch.lease and batch.lease[at]:
+        lease_id = batch.leases[batch.lease[at] - 1]
     record = usage_pb2.UsageRecord(
-        **texts,
+        client=batch.strings[client],
+        project=batch.strings[project],
         status=dimensions.status,
         http_status=dimensions.http_status,
         estimated=dimensions.estimated,
         attempt=dimensions.attempt,
         is_continuation=dimensions.is_continuation,
         is_stream=dimensions.is_stream,
-        lease_id=dimensions.lease_id,
+        lease_id=lease_id,
         schema=batch.schema,
         occurred_at_unix_ns=_occurred_ns(batch, at),
     )
+    for name in _RECORD_TEXTS:
+        setattr(record, name, batch.strings[getattr(dimensions, name)])
     for name in COLUMNS:
         column = getattr(batch, name)
         if column:

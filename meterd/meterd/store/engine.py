@@ -179,6 +179,8 @@ class Engine:
         return usage
 
     def _detailed_clients(self) -> set[int]:
+        if not self._is_detailed and not self._detailed:
+            return set()
         clients = {tag.client: tag.client_name for tag in self.ledger.tags.values()}
         return {
             number

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 CACHE_KIB = 16_384
 """What the writer keeps of the database in memory: the rollups of a busy day fit."""
 READER_CACHE_KIB = 2_048
-CHECKPOINT_PAGES = 4_000
-"""16 MiB of WAL between checkpoints: each costs one more copy of the pages written since."""
+CHECKPOINT_PAGES = 8_000
+"""32 MiB of WAL between checkpoints: each copies every page written since, once."""
 WAL_KEPT_BYTES = 64 << 20
 BUSY_TIMEOUT_MS = 5_000
 

@@ -153,7 +153,8 @@ class SqliteStore:
         return await self._writer.run(
             partial(
                 jobs.lose, producer=producer, first=first, last=last, reason=reason, at_ms=at_ms
-            )
+            ),
+            after_batches=True,
         )
 
     def heartbeat(self, heartbeat: Heartbeat) -> None:
@@ -180,7 +181,8 @@ class SqliteStore:
     async def goodbye(self, producer: ProducerId, last_sequence: int, at_ms: int) -> None:
         """A producer ends in good order, or was adopted to its end."""
         await self._writer.run(
-            partial(jobs.goodbye, producer=producer, last_sequence=last_sequence, at_ms=at_ms)
+            partial(jobs.goodbye, producer=producer, last_sequence=last_sequence, at_ms=at_ms),
+            after_batches=True,
         )
 
     async def accept_late(self, client: str, at_ms: int) -> Accepted:
@@ -287,7 +289,7 @@ class SqliteStore:
 
     async def lend(self, lease: Lease) -> None:
         """Commit a lease."""
-        await self._writer.run(partial(jobs.lend, lease=lease))
+        await self._writer.run(partial(jobs.lend, lease=lease), hurried=True)
 
     async def release_lease(self, lease: LeaseId, last_sequence: int, at_ms: int) -> None:
         """A producer won't use a lease any more."""

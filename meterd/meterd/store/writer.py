@@ -1,12 +1,15 @@
 """The writer: the one thread that owns the write connection, and commits what has gathered.
 
-    commit(batch) ─┐
-    run(job) ──────┴▶ queue ─▶ BEGIN ─ all that waits, up to `ROWS_MAX` ─ COMMIT ─▶ answers
+    commit(batch), run(job, after_batches) ─▶ in order ─┐
+    run(job) ─▶ first ──────────────────────────────────┴▶ BEGIN ─ what waits ─ COMMIT ─▶ answers
 
 A batch is read, checked and priced on this thread too. `sqlite3` lets go of the interpreter
 at every row, and a second busy thread would take it each time for up to 5 ms: two threads
-here are slower than one. What is urgent (a lease, a hello) ends the gathering, so that it
-waits for one commit and not for a full one.
+here are slower than one.
+
+A transaction takes all that waits: the more records, the fewer rows of the rollups a record.
+A job (a lease, a hello) goes before the batches that wait, and ends the gathering; and for a
+while after a lease was asked for, transactions stay small, so that the next waits for less.
 """
 
 from __future__ import annotations
@@ -33,8 +36,12 @@ if TYPE_CHECKING:
     from meterd.store.batch import UnreadBatch
     from meterd.store.values import Committed
 
-ROWS_MAX = 32_768
-"""Records in one transaction: more would touch fewer pages a record, and answer later."""
+ROWS_MAX = 131_072
+"""Records in one transaction, while nobody waits for leases: about a second's."""
+ROWS_MAX_HURRIED = 16_384
+"""Records in one transaction while leases are asked for: a tenth of a second's."""
+HURRY_NS = 5_000_000_000
+"""For so long after the last lease that was asked for."""
 WAITING_MAX = 8_192
 """Requests that may wait; more are told to come again."""
 
@@ -44,14 +51,20 @@ T = TypeVar("T")
 class _Waiting(Generic[T]):
     """A request that waits for its transaction, and the future that its sender awaits."""
 
-    __slots__ = ("answer", "fault", "future", "is_alone", "job")
+    __slots__ = ("answer", "fault", "future", "is_alone", "is_hurried", "job")
 
     def __init__(
-        self, job: Callable[[Engine], T], future: asyncio.Future[T], *, is_alone: bool = False
+        self,
+        job: Callable[[Engine], T],
+        future: asyncio.Future[T],
+        *,
+        is_alone: bool = False,
+        is_hurried: bool = False,
     ) -> None:
         self.job = job
         self.future = future
         self.is_alone = is_alone
+        self.is_hurried = is_hurried
         self.answer: T | None = None
         self.fault: BaseException | None = None
 
@@ -81,7 +94,9 @@ class Writer:
         self._clock = clock
         self._rows_max = rows_max
         self._loop = asyncio.get_running_loop()
-        self._queue: deque[_Waiting[object]] = deque()
+        self._ordered: deque[_Waiting[object]] = deque()
+        self._first: deque[_Waiting[object]] = deque()
+        self._hurried_at_ns = -HURRY_NS
         self._notes: deque[Callable[[Engine], None]] = deque()
         self._ready = threading.Condition()
         self._is_closing = False
@@ -100,16 +115,26 @@ class Writer:
     async def commit(self, batch: UnreadBatch) -> Sequence:
         """Add a batch; the answer comes after the commit."""
         future: asyncio.Future[Sequence] = self._loop.create_future()
-        return await self._enqueue(_Batch(batch, future))
+        return await self._enqueue(_Batch(batch, future), self._ordered)
 
-    async def run(self, job: Callable[[Engine], T], *, alone: bool = False) -> T:
+    async def run(
+        self,
+        job: Callable[[Engine], T],
+        *,
+        after_batches: bool = False,
+        alone: bool = False,
+        hurried: bool = False,
+    ) -> T:
         """Run a job in a transaction; the answer comes after the commit.
 
         Args:
-            alone: in one of its own, since it changes what records are placed or named by.
+            after_batches: behind the batches that wait already, and not before them.
+            alone: in a transaction of its own, since it changes what records are placed by.
+            hurried: an app's call waits for it, and for those that will follow.
         """
         future: asyncio.Future[T] = self._loop.create_future()
-        return await self._enqueue(_Waiting(job, future, is_alone=alone))
+        waiting = _Waiting(job, future, is_alone=alone, is_hurried=hurried)
+        return await self._enqueue(waiting, self._ordered if after_batches else self._first)
 
     def note(self, job: Callable[[Engine], None]) -> None:
         """Run a job with the next transaction, whenever that is. Nobody waits for it."""
@@ -133,13 +158,13 @@ class Writer:
             self._ready.notify()
         await asyncio.to_thread(self._thread.join)
 
-    async def _enqueue(self, waiting: _Waiting[T]) -> T:
+    async def _enqueue(self, waiting: _Waiting[T], queue: deque[_Waiting[object]]) -> T:
         with self._ready:
             if self._is_closing:
                 raise Unavailable("meterd is stopping")
-            if len(self._queue) >= WAITING_MAX:
+            if len(queue) >= WAITING_MAX:
                 raise StorageFault("too many requests wait for the disk")
-            self._queue.append(waiting)  # type: ignore[arg-type]  # the queue holds any answer
+            queue.append(waiting)  # type: ignore[arg-type]  # the queue holds any answer
             self._ready.notify()
         # Shielded: a caller who leaves does not undo what the writer has begun.
         return await asyncio.shield(waiting.future)
@@ -165,9 +190,9 @@ class Writer:
     def _wait(self) -> bool:
         """Wait for something to write; False once all is written and the writer closes."""
         with self._ready:
-            while not self._queue and not self._is_closing:
+            while not self._first and not self._ordered and not self._is_closing:
                 self._ready.wait()
-            return bool(self._queue)
+            return bool(self._first or self._ordered)
 
     def _transaction(self) -> None:
         """One transaction with what has gathered."""
@@ -177,18 +202,7 @@ class Writer:
             self._engine = engine
             engine.begin(self._now_ms())
             self._run_notes(engine)
-            rows_end = engine.runs.next_row + self._rows_max
-            while self._queue and engine.runs.next_row < rows_end:
-                request = self._queue[0]
-                if request.is_alone and waiting:
-                    break
-                self._queue.popleft()
-                waiting.append(request)
-                self._run(engine, request)
-                if request.is_alone:
-                    break
-                if not isinstance(request, _Batch) and not self._is_more_urgent():
-                    break
+            self._gather(engine, waiting)
             committed = engine.commit()
         except sqlite3.Error as fault:
             self._failed(fault)
@@ -202,9 +216,29 @@ class Writer:
             self.storage_fault = ""
             self._answer(waiting, None, committed)
 
-    def _is_more_urgent(self) -> bool:
-        """Whether the next in the queue is a small job too: they share a commit."""
-        return bool(self._queue) and not isinstance(self._queue[0], _Batch)
+    def _gather(self, engine: Engine, waiting: list[_Waiting[object]]) -> None:
+        """Run what waits, until the transaction is full, or somebody is in a hurry."""
+        rows_end = engine.runs.next_row + self._rows_now()
+        is_full = False
+        while True:
+            queue = self._first if self._first else self._ordered
+            if not queue or (queue is self._ordered and is_full):
+                return
+            request = queue[0]
+            if request.is_alone and waiting:
+                return
+            queue.popleft()
+            waiting.append(request)
+            self._run(engine, request)
+            if request.is_hurried:
+                self._hurried_at_ns = self._clock.monotonic_ns()
+            is_full = queue is self._first or engine.runs.next_row >= rows_end
+            if request.is_alone:
+                return
+
+    def _rows_now(self) -> int:
+        is_hurried = self._clock.monotonic_ns() - self._hurried_at_ns < HURRY_NS
+        return min(self._rows_max, ROWS_MAX_HURRIED) if is_hurried else self._rows_max
 
     def _run_notes(self, engine: Engine) -> None:
         while self._notes:
@@ -224,22 +258,30 @@ class Writer:
         assert self._engine is not None
         self._engine.rollback()
         if len(waiting) > 1:
-            for request in reversed(waiting):
+            for request in waiting:
                 request.answer, request.fault = None, None
-                self._queue.appendleft(request)
-            for _ in waiting:
-                self._single()
+                self._single(request)
             return
         refusal = BatchBroken(f"the ledger can't take it: {type(fault).__name__}: {fault}")
         refusal.__cause__ = fault
         self._answer(waiting, refusal)
 
-    def _single(self) -> None:
-        rows_max, self._rows_max = self._rows_max, 1
+    def _single(self, request: _Waiting[object]) -> None:
+        """One request in a transaction of its own."""
+        engine = self._engine
         try:
-            self._transaction()
-        finally:
-            self._rows_max = rows_max
+            if engine is None:
+                engine = self._engine = self._open()
+            engine.begin(self._now_ms())
+            self._run(engine, request)
+            committed = engine.commit()
+        except (sqlite3.Error, MeterdError) as fault:
+            self._failed(fault)
+            self._answer([request], StorageFault(_sentence(fault)))
+        except Exception as fault:
+            self._broken([request], fault)
+        else:
+            self._answer([request], None, committed)
 
     def _failed(self, fault: Exception) -> None:
         """The disk is full or failing: begin anew with a fresh connection at the next request."""

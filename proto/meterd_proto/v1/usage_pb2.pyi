@@ -524,6 +524,11 @@ class Batch(_message.Message):
     INPUT_BYTES_FIELD_NUMBER: _builtins.int
     RARE_FIELD_NUMBER: _builtins.int
     UNREAD_FIELD_NUMBER: _builtins.int
+    TAG_CLIENT_FIELD_NUMBER: _builtins.int
+    TAG_PROJECT_FIELD_NUMBER: _builtins.int
+    TAG_FIELD_NUMBER: _builtins.int
+    LEASES_FIELD_NUMBER: _builtins.int
+    LEASE_FIELD_NUMBER: _builtins.int
     first_sequence: _builtins.int
     sent_at_unix_ns: _builtins.int
     highest_appended_sequence: _builtins.int
@@ -563,6 +568,28 @@ class Batch(_message.Message):
     def unread(self) -> _containers.RepeatedCompositeFieldContainer[Global___Unread]:
         """sorted by index; the columns hold zeros there"""
 
+    @_builtins.property
+    def tag_client(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Who pays, in columns: where nearly every record has another client, project or lease, a
+        Dimensions each would cost more than all else of it. `dimensions` then leave those three
+        out. Where `tag` is empty, they stand in `dimensions`.
+        of each distinct tag: index into strings
+        """
+
+    @_builtins.property
+    def tag_project(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def tag(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """per record: index into the two above"""
+
+    @_builtins.property
+    def leases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """the distinct ones"""
+
+    @_builtins.property
+    def lease(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """per record: 1 + index into leases; 0: none"""
+
     def __init__(
         self,
         *,
@@ -583,10 +610,15 @@ class Batch(_message.Message):
         input_bytes: _abc.Iterable[_builtins.int] | None = ...,
         rare: _abc.Iterable[Global___RareFields] | None = ...,
         unread: _abc.Iterable[Global___Unread] | None = ...,
+        tag_client: _abc.Iterable[_builtins.int] | None = ...,
+        tag_project: _abc.Iterable[_builtins.int] | None = ...,
+        tag: _abc.Iterable[_builtins.int] | None = ...,
+        leases: _abc.Iterable[_builtins.int] | None = ...,
+        lease: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_read_tokens", b"cache_read_tokens", "dimension", b"dimension", "dimensions", b"dimensions", "duration_ms", b"duration_ms", "first_occurred_at_unix_ns", b"first_occurred_at_unix_ns", "first_sequence", b"first_sequence", "highest_appended_sequence", b"highest_appended_sequence", "input_bytes", b"input_bytes", "input_tokens", b"input_tokens", "occurred_at_delta_us", b"occurred_at_delta_us", "output_tokens", b"output_tokens", "rare", b"rare", "reasoning_tokens", b"reasoning_tokens", "schema", b"schema", "sent_at_unix_ns", b"sent_at_unix_ns", "strings", b"strings", "unread", b"unread"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_read_tokens", b"cache_read_tokens", "dimension", b"dimension", "dimensions", b"dimensions", "duration_ms", b"duration_ms", "first_occurred_at_unix_ns", b"first_occurred_at_unix_ns", "first_sequence", b"first_sequence", "highest_appended_sequence", b"highest_appended_sequence", "input_bytes", b"input_bytes", "input_tokens", b"input_tokens", "lease", b"lease", "leases", b"leases", "occurred_at_delta_us", b"occurred_at_delta_us", "output_tokens", b"output_tokens", "rare", b"rare", "reasoning_tokens", b"reasoning_tokens", "schema", b"schema", "sent_at_unix_ns", b"sent_at_unix_ns", "strings", b"strings", "tag", b"tag", "tag_client", b"tag_client", "tag_project", b"tag_project", "unread", b"unread"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
