@@ -20,13 +20,14 @@ from meterd.store.values import Grant, PeriodIndex, RecordsQuery
 from meterd_proto.v1 import admin_pb2, admin_pb2_grpc, usage_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable
+    from collections.abc import AsyncIterator, Callable, Collection, Iterable
     from datetime import date
 
     from meterd.clock import Clock
     from meterd.config.in_force import InForce
     from meterd.errors import Mistake
     from meterd.hooks import Announcements
+    from meterd.ids import ProducerId
     from meterd.service.configuring import Configuring
     from meterd.store.store import Store
     from meterd.store.values import ProducerStatus, StatusFigures
@@ -34,9 +35,6 @@ if TYPE_CHECKING:
 BACKUP_CHUNK_BYTES = 1 << 20
 GRANT_TOKENS_MAX = 10**15
 TEXT_CHARACTERS_MAX = 2_000
-CONNECTED_MS_MAX = 30_000
-"""A producer says something every 10 s; silent for three times that, it is away."""
-
 REFUSED_SEGMENTS_SHOWN = 100
 
 _NS_PER_MS = 1_000_000
@@ -65,6 +63,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         host: Host,
         announcements: Announcements,
         granted: Callable[[str], None] = lambda client: None,
+        connected: Callable[[], Collection[ProducerId]] = frozenset,
     ) -> None:
         self._store = store
         self._in_force = in_force
@@ -73,6 +72,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         self._host = host
         self._announcements = announcements
         self._granted = granted
+        self._connected = connected
 
     @answers
     async def Status(
@@ -114,7 +114,7 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
             refused_segments=refused,
             storage_fault=self._store.storage_fault,
         )
-        _fill(response, figures, now_unix_ns // _NS_PER_MS)
+        _fill(response, figures, self._connected())
         return response
 
     @answers
@@ -272,14 +272,18 @@ def _mistakes(mistakes: Iterable[Mistake]) -> list[admin_pb2.Mistake]:
     ]
 
 
-def _fill(response: admin_pb2.StatusResponse, figures: StatusFigures, now_ms: int) -> None:
+def _fill(
+    response: admin_pb2.StatusResponse, figures: StatusFigures, connected: Collection[ProducerId]
+) -> None:
     """What the store counts and keeps, beside the daemon's own."""
     response.records = figures.records
     response.database_bytes = figures.database_bytes
     response.quarantined_records = figures.quarantined_records
     response.lost_records = figures.lost_records
     response.late_records = figures.late_records
-    response.producers.extend(_producer(one, now_ms) for one in figures.producers)
+    response.producers.extend(
+        _producer(one, one.producer.id in connected) for one in figures.producers
+    )
     response.losses.extend(
         admin_pb2.LossRow(
             producer=loss.producer_name,
@@ -305,15 +309,14 @@ def _fill(response: admin_pb2.StatusResponse, figures: StatusFigures, now_ms: in
     )
 
 
-def _producer(found: ProducerStatus, now_ms: int) -> admin_pb2.ProducerStatus:
-    is_recent = now_ms - found.last_seen_ms <= CONNECTED_MS_MAX
+def _producer(found: ProducerStatus, is_connected: bool) -> admin_pb2.ProducerStatus:
     return admin_pb2.ProducerStatus(
         name=found.producer.name,
         pid=found.producer.pid,
         producer=found.producer.id.hex(),
         watermark=found.watermark,
         highest_appended_sequence=found.highest_appended,
-        is_connected=is_recent and not found.is_finished,
+        is_connected=is_connected,
         last_seen_unix_ns=found.last_seen_ms * _NS_PER_MS,
         skew_ms=found.skew_ms,
         open_calls=found.open_calls,
