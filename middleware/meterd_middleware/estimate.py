@@ -75,7 +75,10 @@ def input_tokens(call: ProviderCall, body: bytes | None) -> int:
         return 0
     text, images = _without_base64(body)
     factor = _FACTORS.get(call.provider, 1.0)
-    looked_at = text[:COUNTED_BYTES_MAX]
+    looked_at = text
+    if len(text) > COUNTED_BYTES_MAX:
+        # The cut may fall into a string, often the only one: it is closed to be found.
+        looked_at = text[:COUNTED_BYTES_MAX].rstrip(b"\\") + b'"'
     if call.dialect in _WHOLE_BODY or call.operation == "embeddings":
         tokens = _tokens_of(characters_of(looked_at.decode("utf-8", "replace")))
     else:

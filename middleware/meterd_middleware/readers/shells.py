@@ -108,7 +108,7 @@ class WholeShell(_Shell):
         if body is None:
             # Half a body: what passed of the text is the floor of what is billed.
             if data and self._tally.has_text:
-                self._text.take(data)
+                self._text.take(data.rstrip(b"\\") + b'"')
             return False
         if isinstance(body, dict):
             self._tally.read_body(body)
