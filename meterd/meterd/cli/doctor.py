@@ -102,7 +102,7 @@ def _proof(daemon: Daemon, period: str, console: Console) -> Iterator[Finding]:
         yield problem(
             "ledger",
             f"ledger and rollups differ: {difference}",
-            "keep a `meterctl backup`; the ledger is the truth, `meterctl verify` lists all",
+            "the ledger is the truth: keep a `meterctl backup`, `meterctl verify` lists all",
         )
     if not proof.differences:
         checked = counted(proof.checked, "record")

@@ -92,6 +92,6 @@ def _print(proof: admin_pb2.VerifyProgress, differences: list[str], console: Con
         console.print(printable(difference))
     console.remark(
         f"meterctl verify: {counted(len(differences), 'difference')} among "
-        f"{counted(proof.checked, 'record')}: keep a `meterctl backup` and restart meterd, which "
-        "rebuilds rollups from the ledger"
+        f"{counted(proof.checked, 'record')}: the ledger is the truth; keep a `meterctl backup` "
+        "and report it"
     )
