@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from meterd.errors import StorageFault
 from meterd.ids import LedgerId, ProducerId
 from meterd.pricing.price_list import PriceList
 from meterd.store import schema
@@ -39,8 +40,17 @@ class Engine:
     def __init__(self, path: Path, agency: Agency, book: PriceBook, now_ms: int) -> None:
         self.agency = agency
         self.book = book
+        self._path = path
         self.connection: sqlite3.Connection = schema.connect_writer(path)
-        schema.migrate(self.connection, now_ms)
+        try:
+            schema.migrate(self.connection, now_ms)
+            self._open(now_ms)
+        except BaseException:
+            self.connection.close()
+            raise
+
+    def _open(self, now_ms: int) -> None:
+        self._inode = self._path.stat().st_ino
         self.ledger_id = LedgerId(schema.ledger_id(self.connection))
         self.now_ms = now_ms
         self.interning = Interning(self.connection, now_ms)
@@ -96,10 +106,24 @@ class Engine:
         committed = self._committed(touched)
         self.ledger.fold.clear()
         self.connection.execute("COMMIT")
+        self._check_still_there()
         self.producers.committed()
         self.ledger.begin()
         self.interning.shrink()
         return committed
+
+    def _check_still_there(self) -> None:
+        """A database that was deleted or moved takes commits that nobody will ever read.
+
+        Raises:
+            StorageFault: so that nothing of it is acknowledged, and a new one is opened.
+        """
+        try:
+            is_there = self._path.stat().st_ino == self._inode
+        except OSError:
+            is_there = False
+        if not is_there:
+            raise StorageFault(f"the ledger {self._path} was deleted or moved while in use")
 
     def rollback(self) -> None:
         """Nothing of the transaction happened, here or in memory."""

@@ -61,8 +61,13 @@ class Readers:
 
     def _connection(self) -> sqlite3.Connection:
         connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        inode = self._path.stat().st_ino if self._path.exists() else 0
+        if connection is not None and inode != self._local.inode:
+            self._drop()  # another database stands there now
+            connection = None
         if connection is None:
             connection = self._local.connection = connect_reader(self._path)
+            self._local.inode = inode
             self._connections.append(connection)
         return connection
 

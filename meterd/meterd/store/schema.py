@@ -47,7 +47,11 @@ def connect_writer(path: Path) -> sqlite3.Connection:
 
 def connect_reader(path: Path) -> sqlite3.Connection:
     """A connection that can only read; in WAL mode it neither waits for the writer nor holds it."""
-    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    # mode=rw: a database that isn't there is not made by looking.
+    connection = sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode=rw", uri=True, isolation_level=None,
+        check_same_thread=False,
+    )  # fmt: skip
     connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
     connection.execute("PRAGMA query_only = ON")
     connection.execute(f"PRAGMA cache_size = -{READER_CACHE_KIB}")

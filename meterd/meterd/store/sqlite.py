@@ -223,13 +223,26 @@ class SqliteStore:
         )
 
     async def records(self, query: RecordsQuery) -> AsyncIterator[list[LedgerRecord]]:
-        """Ledger rows in order of arrival, some hundred at a time."""
+        """Ledger rows in order of arrival, some hundred at a time.
+
+        Raises:
+            StorageFault: at the end, after all others: some rows can't be read.
+        """
+        unreadable: list[str] = []
         for part in await self._readers.read(lambda connection: records.parts(connection, query)):
-            page = await self._readers.read(
-                partial(records.page, rates=self._rates, query=query, part=part)
-            )
+            try:
+                page = await self._readers.read(
+                    partial(records.page, rates=self._rates, query=query, part=part)
+                )
+            except (StorageFault, ValueError) as fault:
+                unreadable.append(f"{part.first_row} to {part.end_row - 1} ({fault})")
+                continue
             if page:
                 yield page
+        if unreadable:
+            raise StorageFault(
+                f"ledger rows {', '.join(unreadable)} can't be read; all others were given"
+            )
 
     async def status(self) -> StatusFigures:
         """The store's own figures."""

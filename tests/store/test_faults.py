@@ -1,0 +1,306 @@
+"""What may go wrong under the ledger: kills, full disks, deleted and corrupt files.
+
+Nothing acknowledged is lost, nothing is counted twice, and what can't be done now is said.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from meterd.errors import CannotStart, StorageFault
+from meterd.store.sqlite import DATABASE, open_store
+from meterd.store.values import PeriodIndex, Producer, RecordsQuery, RollupQuery
+from tests.store.conftest import HandClock
+from tests.support.builders import NOW_MS, placed, producer_id, usage
+
+if TYPE_CHECKING:
+    from meterd.store.sqlite import SqliteStore
+
+NOVEMBER = PeriodIndex(2025 * 12 + 10)
+ROOT = Path(__file__).parents[2]
+
+_COMMIT_FOR_EVER = """
+import asyncio, sys
+from pathlib import Path
+from meterd.store.sqlite import open_store
+from tests.store.conftest import HandClock
+from tests.support.builders import placed, usage
+
+async def main():
+    store = await open_store(Path(sys.argv[1]), HandClock())
+    first, size = int(sys.argv[2]), 7
+    while True:
+        batch = placed(*(usage(input_tokens=first + n) for n in range(size)), first_sequence=first)
+        print(await store.commit(batch), flush=True)
+        first += size
+
+asyncio.run(main())
+"""
+
+
+async def differences(store: SqliteStore) -> tuple[str, ...]:
+    found: tuple[str, ...] = ()
+    async for step in store.verify():
+        found = step.differences
+    return found
+
+
+async def input_tokens(store: SqliteStore) -> int:
+    rows = await store.rollup(RollupQuery(period=NOVEMBER, by=()))
+    return rows[0].sums.input_tokens if rows else 0
+
+
+def test_kill_9_at_any_moment_loses_nothing_acknowledged(tmp_path: Path) -> None:
+    """Killed while it commits; whatever it answered is there, each record once."""
+    chance = random.Random(1)
+    acknowledged = 0
+    for _ in range(6):
+        acknowledged = max(acknowledged, _commit_until_killed(tmp_path, acknowledged + 1, chance))
+
+        watermark = asyncio.run(_watermark_and_check(tmp_path))
+
+        assert watermark >= acknowledged
+        acknowledged = watermark
+
+
+def _commit_until_killed(data: Path, first: int, chance: random.Random) -> int:
+    process = subprocess.Popen(
+        [sys.executable, "-c", _COMMIT_FOR_EVER, str(data), str(first)],
+        stdout=subprocess.PIPE,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert process.stdout is not None
+    answers = chance.randrange(1, 30)
+    last = b"0"
+    for _ in range(answers):
+        last = process.stdout.readline()
+    process.send_signal(signal.SIGKILL)
+    rest = process.stdout.read().splitlines()
+    process.stdout.close()
+    process.wait()
+    whole = [line for line in (last.strip(), *rest) if line.isdigit()]
+    return int(whole[-1])
+
+
+async def _watermark_and_check(data: Path) -> int:
+    store = await open_store(data, HandClock())
+    watermark = await store.hello(Producer(id=producer_id()), NOW_MS)
+    assert await input_tokens(store) == watermark * (watermark + 1) // 2
+    assert await differences(store) == ()
+    await store.close()
+    return watermark
+
+
+async def test_a_full_disk_is_answered_with_not_now_and_recovers(store: SqliteStore) -> None:
+    await store.commit(placed(usage()))
+    engine = store._writer._engine
+    assert engine is not None
+    engine.connection.execute("PRAGMA max_page_count = 1")
+    many = placed(*(usage(client=f"c-{n}", note="x" * 200) for n in range(500)), first_sequence=2)
+
+    with pytest.raises(StorageFault, match="the disk is full"):
+        await store.commit(many)
+    fault = store.storage_fault
+
+    assert "the disk is full" in fault
+    assert await input_tokens(store) == 1_000
+    assert await store.commit(many) == 501  # the next connection has no such limit
+    assert store.storage_fault == ""
+    assert await differences(store) == ()
+
+
+_FILL_UP = """
+import asyncio, resource, sys
+from pathlib import Path
+from meterd.errors import StorageFault
+from meterd.store.sqlite import open_store
+from tests.store.conftest import HandClock
+from tests.support.builders import placed, usage
+
+async def main():
+    store = await open_store(Path(sys.argv[1]), HandClock())
+    first, refused = 1, 0
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (600_000, hard))
+    while refused < 3:
+        records = [usage(client=f"c-{first + n}", note="x" * 100) for n in range(200)]
+        try:
+            first = await store.commit(placed(*records, first_sequence=first)) + 1
+        except StorageFault:
+            refused += 1
+    before = first
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    records = [usage(client=f"c-{first + n}", note="x" * 100) for n in range(200)]
+    after = await store.commit(placed(*records, first_sequence=first))
+    differences = ()
+    async for step in store.verify():
+        differences = step.differences
+    print(before > 200, after == before + 199, store.storage_fault == "", differences)
+    await store.close()
+
+asyncio.run(main())
+"""
+
+
+def test_a_file_that_cant_grow_is_survived_without_a_restart(tmp_path: Path) -> None:
+    """The kernel's limit on a file's size: real write errors under SQLite's feet."""
+    done = subprocess.run(
+        [sys.executable, "-c", _FILL_UP, str(tmp_path / "data")],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        timeout=60,
+        check=False,
+    )
+
+    assert done.stdout.strip() == "True True True ()", done.stderr
+
+
+async def test_a_second_daemon_on_the_same_data_is_refused_in_one_sentence(
+    tmp_path: Path, clock: HandClock
+) -> None:
+    first = await open_store(tmp_path, clock)
+
+    with pytest.raises(CannotStart, match="another meterd already uses the data directory"):
+        await open_store(tmp_path, clock)
+
+    await first.close()
+    second = await open_store(tmp_path, clock)
+    await second.close()
+
+
+async def test_a_data_directory_that_cant_be_made_is_one_sentence(
+    tmp_path: Path, clock: HandClock
+) -> None:
+    (tmp_path / "file").write_text("not a directory")
+
+    with pytest.raises(CannotStart, match="can't be written: "):
+        await open_store(tmp_path / "file" / "data", clock)
+
+
+async def test_a_file_that_is_no_database_is_one_sentence(tmp_path: Path, clock: HandClock) -> None:
+    (tmp_path / DATABASE).write_bytes(b"this is not a database, however one looks at it" * 100)
+
+    with pytest.raises(CannotStart, match="can't be opened: file is not a database"):
+        await open_store(tmp_path, clock)
+
+
+async def test_a_deleted_ledger_acknowledges_nothing_and_is_begun_anew(
+    tmp_path: Path, clock: HandClock
+) -> None:
+    """Its commits would go into a file that nobody can open any more."""
+    store = await open_store(tmp_path / "data", clock)
+    before = store.ledger_id
+    await store.commit(placed(usage()))
+    shutil.rmtree(tmp_path / "data")
+
+    with pytest.raises(StorageFault, match="was deleted or moved"):
+        await store.commit(placed(usage(), first_sequence=2))
+
+    assert await store.hello(Producer(id=producer_id()), NOW_MS) == 0
+    assert store.ledger_id != before
+    assert await store.commit(placed(usage())) == 1
+    assert await input_tokens(store) == 1_000
+    await store.close()
+
+
+async def test_what_is_corrupt_in_the_middle_is_stepped_over_and_named(
+    tmp_path: Path, clock: HandClock
+) -> None:
+    store = await open_store(tmp_path, clock)
+    for first in range(1, 6_001, 1_000):
+        await store.commit(
+            placed(*(usage(note="n" * 40) for _ in range(1_000)), first_sequence=first)
+        )
+    await store.close()
+    _spoil_a_ledger_page(tmp_path / DATABASE)
+
+    store = await open_store(tmp_path, clock)
+    given = 0
+    with pytest.raises(StorageFault, match="can't be read; all others were given"):
+        async for page in store.records(RecordsQuery()):
+            given += len(page)
+
+    assert 4_000 < given < 6_000
+    assert any("can't be read" in line for line in await differences(store))
+    assert await store.commit(placed(usage(), first_sequence=6_001)) == 6_001
+    await store.close()
+
+
+def _spoil_a_ledger_page(database: Path) -> None:
+    connection = sqlite3.connect(database)
+    (page,) = (
+        connection.execute(
+            "SELECT pageno FROM dbstat WHERE name = 'ledger' AND pagetype = 'leaf' "
+            "ORDER BY pageno LIMIT 1 OFFSET 20"
+        ).fetchone()
+        if _has_dbstat(connection)
+        else (60,)
+    )
+    (size,) = connection.execute("PRAGMA page_size").fetchone()
+    connection.close()
+    with database.open("r+b") as file:
+        file.seek((page - 1) * size)
+        file.write(b"\xff" * size)
+
+
+def _has_dbstat(connection: sqlite3.Connection) -> bool:
+    try:
+        connection.execute("SELECT 1 FROM dbstat LIMIT 1")
+    except sqlite3.Error:
+        return False
+    return True
+
+
+async def test_a_planted_difference_is_found(tmp_path: Path, clock: HandClock) -> None:
+    store = await open_store(tmp_path, clock)
+    await store.commit(placed(*(usage(client=f"c-{n}") for n in range(50))))
+    await store.close()
+    for statement, found in (
+        ("UPDATE ledger SET input_tokens = input_tokens + 1 WHERE id = 17", "the ledger has"),
+        ("UPDATE ledger SET input_tokens = input_tokens - 1 WHERE id = 17", ""),
+        (
+            "UPDATE rollup_month SET output_tokens = output_tokens + 1 WHERE client = 9",
+            "the one by month",
+        ),
+        ("UPDATE rollup_month SET output_tokens = output_tokens - 1 WHERE client = 9", ""),
+        ("DELETE FROM ledger WHERE id = 50", "the ledger ends at row 49"),
+        ("UPDATE producers SET watermark = 60", "its watermark is 60"),
+    ):
+        connection = sqlite3.connect(tmp_path / DATABASE)
+        connection.execute(statement)
+        connection.commit()
+        connection.close()
+
+        store = await open_store(tmp_path, clock)
+        told = await differences(store)
+        await store.close()
+
+        assert (found in "; ".join(told)) if found else told == (), statement
+
+
+async def test_requests_that_wait_while_it_closes_are_answered(
+    tmp_path: Path, clock: HandClock
+) -> None:
+    store = await open_store(tmp_path, clock)
+    waiting = [
+        asyncio.ensure_future(store.commit(placed(usage(), producer=f"p-{n}"))) for n in range(20)
+    ]
+    await asyncio.sleep(0)
+
+    await store.close()
+
+    assert await asyncio.gather(*waiting) == [1] * 20
