@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from zoneinfo import ZoneInfo
 
 _NAME = re.compile(r"([0-9]{4})-([0-9]{2})")
+_DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _ONE_DAY = timedelta(days=1)
 
 
@@ -134,15 +135,13 @@ def day_named(name: str) -> date:
         InvalidRequest: `name` is no day.
     """
     try:
-        return date.fromisoformat(name) if len(name) == 10 else _no_day(name)
+        if _DAY.fullmatch(name):  # fromisoformat alone takes weeks, too
+            return date.fromisoformat(name)
     except ValueError:
-        return _no_day(name)
+        pass
+    raise InvalidRequest(f"{name!r} is no day; write it as 2026-11-25")
 
 
 def period_of_unix_ns(unix_ns: int, zone: ZoneInfo, anchor: int = 1) -> Period:
     """The period that a moment, in nanoseconds since 1970, lies in."""
     return period_of(moment_of(unix_ns), zone, anchor)
-
-
-def _no_day(name: str) -> date:
-    raise InvalidRequest(f"{name!r} is no day; write it as 2026-11-25")

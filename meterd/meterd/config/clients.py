@@ -67,9 +67,11 @@ def _contracts(
         contracts.append((inner, read_contract(inner, plans, currency)))
         done_with_contract(inner)
     if table.has("plan"):
-        contracts.append((table, read_contract(table, plans, currency)))
+        short = read_contract(table, plans, currency)
         if written:
             table.mistake("plan", "stands beside contracts; write it as one of them")
+        else:
+            contracts.append((table, short))
     elif not written and client != UNATTRIBUTED:
         known = " or ".join(sorted(plans)[:3]) or "one of [plans]"
         table.mistake("", f"has no plan; set plan = …, as {known}")

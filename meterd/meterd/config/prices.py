@@ -93,6 +93,11 @@ def _check_sense(table: Table, price: PriceOverride) -> None:
         ways.insert(0, "rates")
     if len(ways) > 1 and ways != ["multiplier", "same_as"]:
         table.mistake(ways[1], "is not used where rates are given; leave one of them out")
+    if price.same_as and "/" not in price.same_as and not price.provider:
+        table.mistake(
+            "same_as",
+            f"whose {price.same_as!r}? Several providers may have it; write provider/model",
+        )
     if not ways and not price.tool_rates and not price.per_request:
         table.mistake("", "says no price; set input and output, a multiplier, or same_as")
     if price.rates and not {"input", "output"} & price.rates.keys():

@@ -33,12 +33,19 @@ class Notes:
 
     def __init__(self, lines: Mapping[Path, int]) -> None:
         self._lines = lines
+        self._broken: set[Path] = set()
         self.mistakes: list[Mistake] = []
         self.warnings: list[Mistake] = []
 
     def mistake(self, path: Path, message: str) -> None:
         """Something that must be put right before the file can be applied."""
-        self.mistakes.append(Mistake(self.line(path), field_name(path), message))
+        if not any(path[:length] in self._broken for length in range(1, len(path) + 1)):
+            self.mistakes.append(Mistake(self.line(path), field_name(path), message))
+
+    def broken(self, path: Path, message: str) -> None:
+        """Something that isn't even what it should be: what is missing in it is not said too."""
+        self.mistake(path, message)
+        self._broken.add(path)
 
     def warning(self, path: Path, message: str) -> None:
         """Something that is applied, but that a careful reader would ask about."""
@@ -146,7 +153,8 @@ class Table:
         self._asked.add(name)
         inner = self._values.get(name, {})
         if not isinstance(inner, dict):
-            self.mistake(name, f"is no table; write it as [{field_name((*self.path, name))}]")
+            path = (*self.path, name)
+            self.notes.broken(path, f"is no table; write it as [{field_name(path)}]")
             inner = {}
         return Table(inner, (*self.path, name), self.notes)
 
