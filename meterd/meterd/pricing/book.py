@@ -143,6 +143,8 @@ class PriceBook:
         boundaries = sorted(_boundaries(entry.model, at_ms))
         from_ms = max((b for b in boundaries if b <= at_ms), default=-FOREVER_MS)
         to_ms = min((b for b in boundaries if b > at_ms), default=FOREVER_MS)
+        if not _is_known(entry, _moment(at_ms)):
+            return Segment(from_ms, to_ms, (), (None,))
         price = entry.model.get_prices(_moment(at_ms), entry.context)
         items = {key: value for key, value in price.__dict__.items() if value is not None}
         starts = sorted({tier.start for value in items.values() for tier in _tiers(value)})
@@ -184,6 +186,23 @@ def _stated(
         elif value not in _STANDARD.get(key, ()):
             return None
     return known
+
+
+def _is_known(entry: Entry, moment: datetime) -> bool:
+    """Whether the book says at this moment what the entry's context costs.
+
+    Before a variant's start it silently takes the standard price, which a batch or a
+    priority call never had.
+    """
+    active = [
+        variant.when
+        for variant in entry.model.price_variants or ()
+        if variant.constraint is None or variant.constraint.active(moment)
+    ]
+    return all(
+        value in _STANDARD.get(key, ()) or any(when.get(key) == value for when in active)
+        for key, value in entry.context.items()
+    )
 
 
 def _unit_prices(key: str, price: Decimal) -> Iterator[tuple[str, Decimal]]:
