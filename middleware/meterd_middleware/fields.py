@@ -48,6 +48,11 @@ class Fields(Mapping[str, str]):
                 values[lower] += b"\0" + value
         self._values = values
 
+    @property
+    def has_ours(self) -> bool:
+        """Whether `X-Client-ID` or `X-Project-ID` is among them."""
+        return not OURS.isdisjoint(self._values)
+
     def get(self, name: str, default: Any = None) -> Any:
         """The field's value, or the default."""
         value = self._values.get(name.encode())

@@ -16,7 +16,7 @@ from meterd_middleware.request import history_bytes
 from meterd_middleware.tags import CLIENT_HEADER, PROJECT_HEADER, Payer, who_pays
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from meterd_middleware.ports import Sink
     from meterd_middleware.readers import Reading
@@ -61,8 +61,8 @@ class Intake:
                 return Payer(waiting.tags, waiting.note)
         client, project = headers.get(CLIENT_HEADER), headers.get(PROJECT_HEADER)
         payer = who_pays(
-            client.split("\0") if client else (),
-            project.split("\0") if project else (),
+            _values(client),
+            _values(project),
             self._settings.client,
         )
         if not payer.is_named and not call.poll_id:
@@ -157,3 +157,10 @@ class Intake:
             return False
         self._polled.put(sent.call.poll_id, True, now_ns)
         return True
+
+
+def _values(field: str | None) -> Sequence[str]:
+    """The values of one of our headers; several are kept apart by a NUL (fields.py)."""
+    if not field:
+        return ()
+    return (field,) if "\0" not in field else field.split("\0")

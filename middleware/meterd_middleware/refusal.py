@@ -316,11 +316,15 @@ def _body(exc: BaseException, response: object) -> object:
     if body is not None and not isinstance(body, str):
         return body
     try:
-        text: str | bytes = body or getattr(response, "content", b"{}")
-        found: object = json.loads(text)
+        found: object = json.loads(body or _content_of(response))
     except Exception:  # unread, or not JSON
         return None
     return found
+
+
+def _content_of(response: object) -> bytes:
+    content: bytes = getattr(response, "content", b"{}")
+    return content
 
 
 def _from_facts(body: object, reason: str) -> QuotaExceeded:

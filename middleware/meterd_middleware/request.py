@@ -12,8 +12,10 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from meterd_middleware.readers.parsing import loads
 from meterd_middleware.readers.recognise import (
     Host,
     Route,
@@ -79,10 +81,10 @@ def read_request(
         body: None where it isn't in memory (a generator, multipart): then the path alone
             decides, and only on a host that is known or a path that is telling.
     """
-    route = route_of(method, path)
-    if route is None:
+    target = _target(method, host, path)
+    if target is None:
         return None
-    known = host_of(host)
+    route, known, provider, refusal_shape = target
     if route.poll_id:
         return _polling(route, host, path, known, headers)
     fields = _fields(body, headers.get("content-type", ""))
@@ -91,7 +93,7 @@ def read_request(
     given = fields or {}
     return ProviderCall(
         dialect=route.dialect,
-        provider=provider_of(route.dialect, known),
+        provider=provider,
         operation=route.operation,
         request_model=_model(route, given),
         is_stream=route.is_stream or given.get("stream") is True or _streams_anyway(route, given),
@@ -100,11 +102,22 @@ def read_request(
         is_signed=_is_signed(headers),
         host=host,
         path=path,
-        refusal_shape=_refusal_shape(route, known, path),
+        refusal_shape=refusal_shape,
         chain_id=_chain_id(given),
         takes_include_usage=_takes_include_usage(route, known, query, given),
         has_body=body is not None,
     )
+
+
+@lru_cache(maxsize=1024)
+def _target(method: str, host: str, path: str) -> tuple[Route, Host | None, str, str] | None:
+    """What method, host and path say: an app sends all it sends to the same few."""
+    route = route_of(method, path)
+    if route is None:
+        return None
+    known = host_of(host)
+    shape = _refusal_shape(route, known, path)
+    return route, known, provider_of(route.dialect, known), shape
 
 
 def history_bytes(call: ProviderCall, body: bytes) -> int | None:
@@ -179,7 +192,7 @@ def _fields(body: bytes | None, content_type: str) -> dict[str, object] | None:
     if len(body) > BODY_PARSED_BYTES_MAX:
         return _scanned(body)
     try:
-        parsed = json.loads(body)
+        parsed = loads(body)
     except (ValueError, RecursionError):
         return None
     return parsed if isinstance(parsed, dict) else None

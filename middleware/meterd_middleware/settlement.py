@@ -14,11 +14,10 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from meterd_middleware import estimate
-from meterd_middleware.readers import Reading
-from meterd_middleware.usage import Estimated, Status, TokenCounts, UsageRecord
+from meterd_middleware.readers import ModelUsage, Reading
+from meterd_middleware.usage import Estimated, Status, UsageRecord, made_record
 
 if TYPE_CHECKING:
-    from meterd_middleware.readers import ModelUsage
     from meterd_middleware.request import ProviderCall
     from meterd_middleware.tags import Tags
 
@@ -68,6 +67,9 @@ class Sent:
 
 NOTHING_READ = Reading()
 
+# Looked up here once: a member of an enumeration costs 0.2 µs each time it is named.
+_NOTHING, _COMPLETE, _FAILED = Estimated.NOTHING, Status.COMPLETE, Status.FAILED
+
 
 def records_of(
     sent: Sent, ending: Ending, http_status: int, reading: Reading, duration_ms: int
@@ -80,24 +82,13 @@ def records_of(
     """
     status = _status(ending, http_status, reading)
     usages = reading.usages
-    if not usages:
-        counts, estimated = _counted_by_us(sent, ending, status, http_status, reading)
-        return [_record(sent, status, http_status, reading, duration_ms, counts, estimated)]
-    records = []
-    for index, usage in enumerate(usages):
-        counts, estimated = _counted(sent, usage, reading, is_first=index == 0)
-        record = _record(
-            sent,
-            status,
-            http_status,
-            reading if index == 0 else Reading(response_id=reading.response_id),
-            duration_ms,
-            counts,
-            estimated,
-            response_model=usage.response_model,
-            is_continuation=index > 0,
-        )
-        records.append(record)
+    if usages:
+        usage, estimated = _counted(sent, usages[0], reading)
+    else:
+        usage, estimated = _counted_by_us(sent, ending, status, http_status, reading)
+    records = [_record(sent, status, http_status, reading, duration_ms, usage, estimated)]
+    for further in usages[1:]:
+        records.append(_further(sent, status, http_status, reading, duration_ms, further))
     return records
 
 
@@ -141,12 +132,10 @@ def refused_record(sent: Sent, http_status: int, reason: str) -> UsageRecord:
 
 
 def _status(ending: Ending, http_status: int, reading: Reading) -> Status:
-    if http_status and not 200 <= http_status < 300:
-        return Status.FAILED
-    if reading.error:
-        return Status.FAILED
+    if (http_status and not 200 <= http_status < 300) or reading.error:
+        return _FAILED
     if reading.is_complete and http_status:
-        return Status.COMPLETE
+        return _COMPLETE
     return _STATUS_OF_ENDING[ending]
 
 
@@ -165,55 +154,71 @@ _NOTHING_USED = frozenset({Ending.NOT_SENT, Ending.NOT_SENT_IN_TIME})
 
 def _counted_by_us(
     sent: Sent, ending: Ending, status: Status, http_status: int, reading: Reading
-) -> tuple[TokenCounts, Estimated]:
+) -> tuple[ModelUsage, Estimated]:
     """Both sides estimated, where the call can have cost something and nothing was reported."""
     output_tokens = estimate.output_tokens(reading.seen, sent.call)
     is_free = (
         ending in _NOTHING_USED
         or (http_status and not 200 <= http_status < 300)
         or reading.pending_id  # its usage comes with a later GET
-        or (status is Status.FAILED and not output_tokens)
+        or (status is _FAILED and not output_tokens)
     )
     if is_free:
-        return TokenCounts(), Estimated.NOTHING
-    both = Estimated.INPUT | Estimated.OUTPUT
+        return _NO_USAGE, _NOTHING
     input_tokens = sent.estimated_input_tokens()
-    return TokenCounts(input_tokens=input_tokens, output_tokens=output_tokens), both
+    usage = ModelUsage(input_tokens=input_tokens, output_tokens=output_tokens)
+    return usage, Estimated.INPUT | Estimated.OUTPUT
 
 
-def _counted(
-    sent: Sent, usage: ModelUsage, reading: Reading, *, is_first: bool
-) -> tuple[TokenCounts, Estimated]:
-    """What one model used as reported; a missing side is estimated, for the first model only."""
-    estimated = Estimated.NOTHING
+_NO_USAGE = ModelUsage(input_tokens=0, output_tokens=0)
+
+
+def _counted(sent: Sent, usage: ModelUsage, reading: Reading) -> tuple[ModelUsage, Estimated]:
+    """What the request's model used, as reported; a side that was not reported is estimated."""
     input_tokens, output_tokens = usage.input_tokens, usage.output_tokens
+    if input_tokens is not None and output_tokens is not None and reading.is_complete:
+        return usage, _NOTHING
+    estimated = _NOTHING
     if input_tokens is None:
-        input_tokens = _parts_in(usage)
-        if is_first:
-            input_tokens = max(input_tokens, sent.estimated_input_tokens())
+        input_tokens = max(_parts_in(usage), sent.estimated_input_tokens())
         estimated |= Estimated.INPUT
-    if output_tokens is None or (is_first and not reading.is_complete):
+    if output_tokens is None or not reading.is_complete:
         # An unfinished stream reports what was counted so far, or the 1 of Anthropic's
         # message_start: the text that passed is the floor of what is billed.
-        seen = estimate.output_tokens(reading.seen, sent.call) if is_first else 0
-        output_tokens = max(output_tokens or 0, seen, usage.reasoning_tokens)
+        seen = estimate.output_tokens(reading.seen, sent.call)
+        output_tokens = max(output_tokens or 0, seen, _parts_out(usage))
         estimated |= Estimated.OUTPUT
-    counts = TokenCounts(
-        input_tokens=input_tokens,
-        cache_read_tokens=usage.cache_read_tokens,
-        cache_write_tokens=usage.cache_write_tokens,
-        cache_write_long_tokens=usage.cache_write_long_tokens,
-        output_tokens=output_tokens,
-        reasoning_tokens=usage.reasoning_tokens,
-        audio_input_tokens=usage.audio_input_tokens,
-        audio_output_tokens=usage.audio_output_tokens,
-    )
-    return counts, estimated
+    return replace(usage, input_tokens=input_tokens, output_tokens=output_tokens), estimated
 
 
 def _parts_in(usage: ModelUsage) -> int:
     """A whole that was not reported is at least its parts."""
     return max(usage.cache_read_tokens + usage.cache_write_tokens, usage.audio_input_tokens)
+
+
+def _parts_out(usage: ModelUsage) -> int:
+    return max(usage.reasoning_tokens, usage.audio_output_tokens)
+
+
+def _further(
+    sent: Sent,
+    status: Status,
+    http_status: int,
+    reading: Reading,
+    duration_ms: int,
+    usage: ModelUsage,
+) -> UsageRecord:
+    """The record of a further model: its own tokens, and nothing that the first already has."""
+    estimated = _NOTHING
+    if usage.input_tokens is None:
+        usage = replace(usage, input_tokens=_parts_in(usage))
+        estimated |= Estimated.INPUT
+    if usage.output_tokens is None:
+        usage = replace(usage, output_tokens=_parts_out(usage))
+        estimated |= Estimated.OUTPUT
+    bare = Reading(response_id=reading.response_id)
+    record = _record(sent, status, http_status, bare, duration_ms, usage, estimated)
+    return replace(record, is_continuation=True, input_bytes=0, history_bytes=None)
 
 
 def _record(
@@ -222,46 +227,43 @@ def _record(
     http_status: int,
     reading: Reading,
     duration_ms: int,
-    counts: TokenCounts,
+    usage: ModelUsage,
     estimated: Estimated,
-    *,
-    response_model: str = "",
-    is_continuation: bool = False,
 ) -> UsageRecord:
-    call = sent.call
-    return UsageRecord(
-        client=sent.tags.client,
-        project=sent.tags.project,
-        provider=call.provider,
-        operation=call.operation,
-        request_model=call.request_model,
-        response_model=response_model or reading.response_model,
-        status=status,
-        http_status=http_status,
-        occurred_at_unix_ns=sent.occurred_at_unix_ns,
-        duration_ms=duration_ms,
-        input_tokens=counts.input_tokens,
-        cache_read_tokens=counts.cache_read_tokens,
-        cache_write_tokens=counts.cache_write_tokens,
-        cache_write_long_tokens=counts.cache_write_long_tokens,
-        output_tokens=counts.output_tokens,
-        reasoning_tokens=counts.reasoning_tokens,
-        audio_input_tokens=counts.audio_input_tokens,
-        audio_output_tokens=counts.audio_output_tokens,
-        estimated=estimated,
-        price_context=reading.price_context,
-        tool_calls=reading.tool_calls,
-        provider_cost=reading.provider_cost,
-        account=sent.account,
-        server_address=call.host,
-        input_bytes=0 if is_continuation else call.input_bytes,
-        history_bytes=None if is_continuation else sent.history_bytes,
-        note=_note(sent.note, reading),
-        attempt=sent.attempt,
-        is_continuation=is_continuation,
-        is_stream=call.is_stream,
-        lease_id=sent.lease_id,
-        response_id=reading.response_id,
+    call, tags = sent.call, sent.tags
+    return made_record(  # in the order of its parameters: by name it takes a third longer
+        tags.client,
+        tags.project,
+        call.provider,
+        call.operation,
+        call.request_model,
+        usage.response_model or reading.response_model,
+        status,
+        http_status,
+        sent.occurred_at_unix_ns,
+        duration_ms,
+        usage.input_tokens or 0,
+        usage.cache_read_tokens,
+        usage.cache_write_tokens,
+        usage.cache_write_long_tokens,
+        usage.output_tokens or 0,
+        usage.reasoning_tokens,
+        usage.audio_input_tokens,
+        usage.audio_output_tokens,
+        estimated,
+        reading.price_context,
+        reading.tool_calls,
+        reading.provider_cost,
+        sent.account,
+        call.host,
+        call.input_bytes,
+        sent.history_bytes,
+        _note(sent.note, reading),
+        sent.attempt,
+        False,
+        call.is_stream,
+        sent.lease_id,
+        reading.response_id,
     )
 
 

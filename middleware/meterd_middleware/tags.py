@@ -208,9 +208,12 @@ def _from_call(clients: Sequence[str], projects: Sequence[str]) -> Tags | None:
     if not clients and not projects:
         return None
     client = clients[0] if clients else ""
-    if len(set(clients)) > 1:
+    if len(clients) > 1 and len(set(clients)) > 1:
         client = _TWO_CLIENTS
-    return Tags(client, projects[0] if len(set(projects)) == 1 else "")
+    project = projects[0] if projects else ""
+    if len(projects) > 1 and len(set(projects)) > 1:
+        project = ""
+    return Tags(client, project)
 
 
 _TWO_CLIENTS = "\0"
@@ -218,6 +221,23 @@ _TWO_CLIENTS = "\0"
 
 
 def _checked(tags: Tags) -> Payer:
+    """The payer that these tags name; looked up, since an app bills the same few all day."""
+    try:
+        return _known[tags]
+    except KeyError:
+        payer = _judged(tags)
+    except TypeError:  # ids that are no strings may not even be hashable
+        return _judged(tags)
+    if len(_known) < KNOWN_MAX:
+        _known[tags] = payer
+    return payer
+
+
+KNOWN_MAX = 4096
+_known: dict[Tags, Payer] = {}
+
+
+def _judged(tags: Tags) -> Payer:
     client, project = tags.client, tags.project
     if wrong := why_invalid(client):
         if client == _TWO_CLIENTS:

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, Self
 from meterd_middleware.errors import CannotInstrument
 from meterd_middleware.fields import OURS, Fields, without_ours
 from meterd_middleware.settlement import Ending
-from meterd_middleware.tags import CLIENT_HEADER, PROJECT_HEADER
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -76,7 +75,7 @@ class Shell:
                     return _with_body(request, exchange.new_body)
                 if exchange.sent.call.is_signed:
                     return request
-            if CLIENT_HEADER not in headers and PROJECT_HEADER not in headers:
+            if not headers.has_ours:
                 return request
             if exchange is None and not self._strips(request, headers):
                 return request

@@ -18,13 +18,13 @@ the body:
 from __future__ import annotations
 
 import base64
-import json
 import re
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from meterd_middleware.readers.counts import Reading, TextSeen
 from meterd_middleware.readers.framing import EVENT_BYTES_MAX, Frames, Unifier, event_of
+from meterd_middleware.readers.parsing import loads
 from meterd_middleware.readers.tally import Fields, Tally, fields_of
 from meterd_middleware.readers.text import TextCounter
 
@@ -350,7 +350,7 @@ class OpaqueShell(_Shell):
 def parsed(data: bytes) -> Any:
     """JSON, or None where it is none we can read: broken, nested too deep, a monster number."""
     try:
-        return json.loads(data)
+        return loads(data)
     except (ValueError, RecursionError):
         return None
 

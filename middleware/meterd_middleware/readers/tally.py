@@ -131,7 +131,7 @@ class Tally:
         """A reported count; None where there is none, or none that can be believed."""
         if value is None:
             return None
-        number = _whole_number(value)
+        number = value if type(value) is int else _whole_number(value)
         if 0 <= number <= TOKENS_MAX:
             return number
         self.note(f"{name} is no count")
