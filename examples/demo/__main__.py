@@ -68,6 +68,7 @@ def _play(stage: Stage) -> int:
         agree = _settle(stage, traffic)
     say()
     if not agree:
+        say(faint(stage.last_words()))
         say(screen.bad("✗ the provider and meterd do not agree"))
         return 1
     say(good("✓ every token that was served is counted, once, for who used it"))

@@ -38,7 +38,7 @@ class Process:
 
     def __init__(self, name: str, command: list[str], environment: dict[str, str]) -> None:
         self.name = name
-        self._last_lines: deque[str] = deque(maxlen=20)
+        self.last_lines: deque[str] = deque(maxlen=20)
         self._announced = threading.Condition()
         self._lines: list[str] = []
         # A session of its own, so that Ctrl-C reaches the demo alone, which then ends them all.
@@ -73,7 +73,7 @@ class Process:
             )
             found = self._found(text)
         if found is None:
-            words = "\n".join(self._last_lines) or "(it said nothing)"
+            words = "\n".join(self.last_lines) or "(it said nothing)"
             raise DidNotStart(f"{self.name} did not start:\n{words}")
         return found
 
@@ -103,7 +103,7 @@ class Process:
             for line in self._process.stdout:
                 with self._announced:
                     self._lines.append(line.rstrip("\n"))
-                    self._last_lines.append(line.rstrip("\n"))
+                    self.last_lines.append(line.rstrip("\n"))
                     self._announced.notify_all()
         except ValueError:
             return  # closed while we read: the demo is over
@@ -196,6 +196,12 @@ class Stage:
         if done.returncode:
             raise RuntimeError(f"meterctl {' '.join(arguments)}: {done.stderr.strip()}")
         return done.stdout
+
+    def last_words(self) -> str:
+        """What the processes said last, for whoever has to find out what went wrong."""
+        return "\n".join(
+            f"{process.name}: {line}" for process in self._processes for line in process.last_lines
+        )
 
     def _start(self, name: str, arguments: list[str], program: Path | None = None) -> Process:
         command = [str(program or sys.executable), *arguments]
