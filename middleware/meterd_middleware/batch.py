@@ -1,6 +1,6 @@
 """Frames to columns: a `Batch` of consecutive records, as it goes over the wire. Pure.
 
-    frame ─┬ head: tags │ lease │ kind of call ──looked up by their bytes──▶ Dimensions, strings
+    frame ─┬ head: tags │ lease │ kind of call ──looked up by their bytes──▶ columns, Dimensions
            └ rest: times and counts ────────────parsed──────────────────────▶ columns
 
 A record is alike to the others of its app but for a few numbers, so those alone are parsed:
@@ -79,7 +79,14 @@ class Batches:
             highest_appended_sequence=highest_appended_sequence,
             schema=SCHEMA,
             strings=filling.strings,
-            dimension=filling.dimension,
+            dimension=list(map(filling.kind_of.__getitem__, filling.heads)),
+            tag=list(map(filling.tag_of.__getitem__, filling.heads)),
+            tag_client=filling.tag_client,
+            tag_project=filling.tag_project,
+            leases=filling.leases,
+            lease=list(map(filling.lease_of.__getitem__, filling.heads))
+            if filling.leases
+            else None,
             first_occurred_at_unix_ns=moments_us[0] * 1000,
             occurred_at_delta_us=deltas_us if any(deltas_us) else None,
             rare=filling.rare,
@@ -116,9 +123,19 @@ class _Filling:
         self._kind_in = kind_in
         self._strings: dict[bytes, int] = {b"": 0}
         self._heads: dict[bytes, int] = {b"": _WHOLE}
-        self._kinds: dict[bytes, bytes | None] = {}
-        self._parts: list[bytes] = []
-        self.dimension: list[int] = []
+        self._wholes: dict[tuple[bytes, bytes, int, int], int] = {}
+        self._kinds: dict[bytes, int] = {}
+        self._kind_numbers: dict[bytes, int] = {}
+        self._tags: dict[tuple[bytes, bytes], int] = {}
+        self._leases: dict[int, int] = {0: 0}
+        self.tag_client: list[int] = []
+        self.tag_project: list[int] = []
+        self.tag_of: list[int] = []
+        self.lease_of: list[int] = []
+        self.kind_of: list[int] = []
+        """By head: its tag, 1 + its lease, its kind."""
+        self.heads: list[int] = []
+        """Each record's head."""
         self.rare: list[usage_pb2.RareFields] = []
         self.unread: list[usage_pb2.Unread] = []
 
@@ -129,14 +146,19 @@ class _Filling:
 
     @property
     def dimensions(self) -> bytes:
-        """The Dimensions, as fields of a serialised Batch: one at least."""
-        return b"".join(self._parts or [_field(b"")])
+        """The Dimensions of each kind, as fields of a serialised Batch."""
+        return b"".join(_field(kind) for kind in self._kind_numbers)
+
+    @property
+    def leases(self) -> list[int]:
+        """The distinct leases, in the order of their numbers from 1."""
+        return list(self._leases)[1:]
 
     def rows_of(self, frames: Sequence[Frame]) -> list[_Row]:
         """The numbers of each record; fills all else by the way."""
         rows: list[_Row] = []
         positions = self._heads
-        add_row, add_dimension = rows.append, self.dimension.append
+        add_row, add_head = rows.append, self.heads.append
         for _, _, head, rest in frames:
             position = positions.get(head)
             if position is None:
@@ -146,7 +168,7 @@ class _Filling:
                 add_row(row)
             else:
                 add_row(_numbers_of(_parse(rest)))
-            add_dimension(position)
+            add_head(position)
         return rows
 
     def _position_of(self, head: bytes) -> int:
@@ -158,22 +180,27 @@ class _Filling:
         known = self._kinds.get(kind)
         if known is None:
             read = self._kind_in(kind)
-            if read is None:
-                return _WHOLE
-            known = self._kinds[kind] = self._kind_bytes(read)
-        strings = self._strings
-        return self._add(
-            b"\x08"
-            + _varint(strings.setdefault(client, len(strings)))
-            + b"\x10"
-            + _varint(strings.setdefault(project, len(strings)))
-            + (b"\x98\x01" + lease if lease else b"")
-            + known
-        )
+            known = _WHOLE if read is None else self._number_of(self._kind_bytes(read))
+            self._kinds[kind] = known
+        if known == _WHOLE:
+            return _WHOLE
+        return self._add(client, project, _decoded(lease), known)
 
-    def _add(self, dimensions: bytes) -> int:
-        self._parts.append(_field(dimensions))
-        return len(self._parts) - 1
+    def _number_of(self, kind: bytes) -> int:
+        return self._kind_numbers.setdefault(kind, len(self._kind_numbers))
+
+    def _add(self, client: bytes, project: bytes, lease: int, kind: int) -> int:
+        """A new head; its position."""
+        tag = self._tags.get((client, project))
+        if tag is None:
+            tag = self._tags[client, project] = len(self._tags)
+            strings = self._strings
+            self.tag_client.append(strings.setdefault(client, len(strings)))
+            self.tag_project.append(strings.setdefault(project, len(strings)))
+        self.tag_of.append(tag)
+        self.lease_of.append(self._leases.setdefault(lease, len(self._leases)))
+        self.kind_of.append(kind)
+        return len(self.kind_of) - 1
 
     def _kind_bytes(self, kind: _Kind) -> bytes:
         strings = self._strings
@@ -193,24 +220,25 @@ class _Filling:
             message, schema = None, 0
         if message is None or schema > SCHEMA:
             self.unread.append(usage_pb2.Unread(index=index, schema=schema, payload=payload))
-            return 0, (time_before, 0, 0, 0, 0, 0, 0)
+            return self._blank(), (time_before, 0, 0, 0, 0, 0, 0)
         if any(_rare_of(message)) or message.HasField("history_bytes") or message.tool_calls:
             self.rare.append(_rare_fields(index, message))
         return self._position_of_whole(message), _numbers_of(message)
 
     def _position_of_whole(self, message: usage_pb2.UsageRecord) -> int:
-        strings = self._strings
         client, project = message.client.encode(), message.project.encode()
-        dimensions = usage_pb2.Dimensions(
-            client=strings.setdefault(client, len(strings)),
-            project=strings.setdefault(project, len(strings)),
-            lease_id=message.lease_id,
-        ).SerializeToString() + self._kind_bytes(_kind(message))
-        # No head looks like this: each begins with the tag of a field.
-        key = b"\x00" + dimensions
-        position = self._heads.get(key)
+        kind = self._number_of(self._kind_bytes(_kind(message)))
+        return self._head_of(client, project, message.lease_id, kind)
+
+    def _blank(self) -> int:
+        """The head of a record that is passed on unread."""
+        return self._head_of(b"", b"", 0, self._number_of(b""))
+
+    def _head_of(self, client: bytes, project: bytes, lease: int, kind: int) -> int:
+        key = (client, project, lease, kind)
+        position = self._wholes.get(key)
         if position is None:
-            position = self._heads[key] = self._add(dimensions)
+            position = self._wholes[key] = self._add(client, project, lease, kind)
         return position
 
 
@@ -244,20 +272,21 @@ def _short(length: int) -> int:
     return length
 
 
+def _decoded(varint: bytes) -> int:
+    """The number that a varint's bytes say; 0 for none."""
+    number = 0
+    for byte in reversed(varint):
+        number = number << 7 | byte & 0x7F
+    return number
+
+
 def _varint(number: int) -> bytes:
-    return _VARINTS[number] if number < len(_VARINTS) else _encoded(number)
-
-
-def _encoded(number: int) -> bytes:
     encoded = bytearray()
     while number >= 0x80:
         encoded.append(number & 0x7F | 0x80)
         number >>= 7
     encoded.append(number)
     return bytes(encoded)
-
-
-_VARINTS = [_encoded(number) for number in range(4_096)]
 
 
 def _field(dimensions: bytes) -> bytes:

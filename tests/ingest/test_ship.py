@@ -146,6 +146,16 @@ async def test_many_batches_in_flight_are_answered_in_order(daemon: Daemon) -> N
     assert await daemon.requests() == WINDOW * 6
 
 
+async def test_what_is_sent_right_before_the_end_is_acknowledged(daemon: Daemon) -> None:
+    async with daemon.stream() as stream:
+        await greeted(stream)
+        await stream.write(ship(2))
+        await stream.write(ship(2, 3))
+        await stream.done_writing()
+
+        await acknowledged(stream, 4)
+
+
 async def test_a_newer_stream_of_a_producer_ends_the_older(daemon: Daemon) -> None:
     """A lingering connection never blocks who adopts the spool."""
     async with daemon.stream() as older, daemon.stream() as newer:

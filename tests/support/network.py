@@ -176,9 +176,10 @@ def records_of(batch: usage_pb2.Batch) -> list[usage_pb2.UsageRecord]:
     for index, position in enumerate(batch.dimension):
         moment_us += deltas[index]
         shared = batch.dimensions[position]
+        tag, lease = batch.tag[index], batch.lease[index] if batch.lease else 0
         record = usage_pb2.UsageRecord(
-            client=text[shared.client],
-            project=text[shared.project],
+            client=text[batch.tag_client[tag]],
+            project=text[batch.tag_project[tag]],
             provider=text[shared.provider],
             operation=text[shared.operation],
             request_model=text[shared.request_model],
@@ -191,7 +192,7 @@ def records_of(batch: usage_pb2.Batch) -> list[usage_pb2.UsageRecord]:
             attempt=shared.attempt,
             is_continuation=shared.is_continuation,
             is_stream=shared.is_stream,
-            lease_id=shared.lease_id,
+            lease_id=batch.leases[lease - 1] if lease else 0,
             occurred_at_unix_ns=moment_us * 1000,
         )
         for name, column in columns.items():

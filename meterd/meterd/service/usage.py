@@ -195,12 +195,15 @@ class _Shipping:
     async def _answer(self) -> None:
         """Answer in order. After a fault, what was sent behind it is a gap, and passed over."""
         is_behind_fault = False
+        unsaid = 0
         while (task := await self._answers.get()) is not None:
             outcome = await task
             if outcome.fault is None:
                 is_behind_fault = False
+                unsaid = outcome.watermark
                 if self._answers.empty():  # else a later acknowledgment says this one too
-                    await self._call.write(stream.acknowledgment(outcome.watermark))
+                    await self._call.write(stream.acknowledgment(unsaid))
+                    unsaid = 0
             elif isinstance(outcome.fault, Unavailable):
                 is_behind_fault = True
                 await self._call.write(stream.not_now(str(outcome.fault)))
@@ -210,6 +213,8 @@ class _Shipping:
                 raise outcome.fault
             elif not is_behind_fault:
                 raise outcome.fault
+        if unsaid:  # the producer said all it will right behind its last batch
+            await self._call.write(stream.acknowledgment(unsaid))
 
 
 class _Outcome(NamedTuple):
