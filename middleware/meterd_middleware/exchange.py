@@ -46,7 +46,7 @@ class Exchange:
         "_content_length",
         "_generation",
         "_owner",
-        "_reader",
+        "reader",
         "_received",
         "_unsettled",
         "call_number",
@@ -67,7 +67,7 @@ class Exchange:
         self._unsettled = [True]  # popped by the one ending that counts: atomic without a lock
         self.reservation: Reservation | None = None
         self.call_number = 0
-        self._reader: Reader | None = None
+        self.reader: Reader | None = None
         self.http_status = 0
         self._received = 0
         self._content_length = -1
@@ -109,7 +109,7 @@ class Exchange:
                     self._owner.intake.follow(headers.get("location", ""))
                 self._settle(Ending.END_OF_FILE, late=False)
                 return
-            self._reader = reader_for(self.sent.call, http_status, headers)
+            self.reader = reader_for(self.sent.call, http_status, headers)
             if self.new_body is not None and "content-encoding" not in headers:
                 self.hider = UsageHider()
             length = headers.get("content-length", "")
@@ -125,7 +125,7 @@ class Exchange:
 
     def feed(self, chunk: bytes) -> None:
         """Bytes of the response, as they pass on their way to the app."""
-        reader = self._reader
+        reader = self.reader
         if reader is None:
             return
         try:
@@ -201,7 +201,7 @@ class Exchange:
                 self.reservation.release()  # does nothing where it was settled
 
     def _read(self, ending: Ending, *, late: bool) -> Reading:
-        reader, self._reader = self._reader, None
+        reader, self.reader = self.reader, None
         if reader is None:
             return NOTHING_READ
         is_whole = ending in _WHOLE or self._received == self._content_length

@@ -117,6 +117,12 @@ class UsageHider:
         """What of these bytes, and of those held back, the app would have got."""
         if self._is_done:
             return chunk
+        is_one_event = chunk.find(b"\n\n") == len(chunk) - 2 > 0 and b"\r" not in chunk
+        if is_one_event and not self._held:
+            if chunk.endswith(_NULL_AT_END):
+                return chunk[: -len(_NULL_AT_END)] + b"}\n\n"
+            if b'"usage"' not in chunk:
+                return chunk
         data = self._held + chunk
         passed = []
         start = 0
@@ -154,6 +160,9 @@ def _without_usage(event: bytes) -> bytes:
         return _without_null(event, data)
     return event
 
+
+_NULL_AT_END = b',"usage":null}\n\n'
+"""As OpenAI ends each event: the brace behind it is the last, so it stands at the top."""
 
 _PLAIN_NULL = re.compile(
     rb'"usage"\s*:\s*null(?=(?:\s*,\s*"[a-z_]+"\s*:\s*(?:"[^"\\]*"|null|\d+))*\s*\}\s*$)'

@@ -45,6 +45,7 @@ class _Shell:
 
     def __init__(self, tally: Tally, decoder: Decoder | None) -> None:
         self.is_finished = False
+        self._is_plain = decoder is None
         self._tally = tally
         self._decoder = decoder
         self._text = TextCounter()
@@ -52,6 +53,7 @@ class _Shell:
     def decode_with(self, decoder: Decoder) -> None:
         """Decode what comes from now on; for a body whose start was decoded elsewhere."""
         self._decoder = decoder
+        self._is_plain = False
 
     def _reading(self, is_complete: bool) -> Reading:
         tally = self._tally
@@ -157,24 +159,46 @@ class StreamShell(_Shell):
         self._raw_bytes = 0
 
     def feed(self, chunk: bytes) -> None:
-        """Take the next bytes: a copy and a look."""
+        """Take the next bytes: a copy and a look, a microsecond for the usual chunk."""
+        if self._is_plain:
+            uncut = self._uncut + len(chunk)
+            if uncut < CUT_BYTES and chunk[-1:] == b"\n":
+                for mark in self._terminals:
+                    if mark in chunk:
+                        break
+                else:
+                    self._chunks.append(chunk)
+                    self._uncut = uncut
+                    return
         if not self.is_finished:
-            self.feed_plain(self._decoder.feed(chunk) if self._decoder else chunk)
+            self.feed_plain(chunk if self._decoder is None else self._decoder.feed(chunk))
 
     def feed_plain(self, data: bytes) -> None:
         """Take the next bytes, decoded."""
         self._chunks.append(data)
         self._uncut += len(data)
-        probe = self._edge + data
-        self._edge = probe[-self._overlap :]
         if self._may_be_ending or self._uncut >= CUT_BYTES:
             self._cut()
+            self._settle_in()
             return
+        edge = self._edge + data[: self._overlap]
+        if len(data) < self._overlap:
+            data = edge  # so short that a mark may span three chunks
         for mark in self._terminals:
-            if mark in probe:
+            if mark in data or mark in edge:
                 self._may_be_ending = True
                 self._cut()
+                self._settle_in()
                 return
+        # No mark holds a line's end, so none spans a chunk that ends with one: nearly all do.
+        self._edge = b"" if data[-1:] == b"\n" else data[-self._overlap :]
+        self._settle_in()
+
+    def _settle_in(self) -> None:
+        """Whether the next chunk can be judged by itself alone."""
+        self._is_plain = not (
+            self._edge or self._may_be_ending or self.is_finished or self._decoder is not None
+        )
 
     def finish(self, is_whole: bool) -> Reading:
         """Say what was read."""
