@@ -31,6 +31,9 @@ _log = logging.getLogger("meterd")
 RETRY_PAUSES_S = (1.0, 5.0, 30.0, 120.0, 600.0)
 """After each failure in turn; the last one again and again."""
 
+DELIVERIES_MAX = 8
+"""Deliveries at the same time; what waits for its next attempt isn't one of them."""
+
 EVENTS_WAITING_MAX = 10_000
 """Beyond it events stay in the outbox, for the next start."""
 
@@ -119,6 +122,7 @@ class Hooks:
         self._announcements = announcements
         self._deliver = delivery
         self._pauses_s = pauses_s
+        self._room = asyncio.Semaphore(DELIVERIES_MAX)
         self._waiting: asyncio.Queue[Path] = asyncio.Queue(EVENTS_WAITING_MAX)
 
     async def prepare(self, event: ThresholdEvent) -> bool:
@@ -166,7 +170,8 @@ class Hooks:
             if hook is None:
                 return  # stays in the outbox, for a configuration that has a hook again
             try:
-                await self._deliver(hook, path.stem, body)
+                async with self._room:
+                    await self._deliver(hook, path.stem, body)
             except NotDelivered as error:
                 pause_s = self._pauses_s[min(failures, len(self._pauses_s) - 1)]
                 _log.warning("on_threshold: %s; again in %g s", error, pause_s)

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 from meterd.billing.frozen import forbidden_changes, open_from
 from meterd.config import toml as config_toml
 from meterd.config.difference import Difference, differences
-from meterd.errors import ConfigurationRefused, Mistake
+from meterd.errors import ConfigurationRefused, Mistake, Unavailable
+from meterd.service.aliases import unknown_aliases
 
 if TYPE_CHECKING:
     from meterd.clock import Clock
@@ -70,6 +71,7 @@ class Configuring:
             try:
                 configuration = config_toml.read(toml, source)
                 await self._check_against_closed(configuration, source)
+                await _check_aliases(configuration, source)
             except ConfigurationRefused as error:
                 return Applied(False, self._in_force.version, mistakes=error.mistakes)
             changes = tuple(differences(self._in_force.agency, configuration.agency))
@@ -88,7 +90,10 @@ class Configuring:
             reason = toml.strerror or str(toml)
             mistakes: tuple[Mistake, ...] = (Mistake(0, "", f"can't be read: {reason}"),)
         else:
-            mistakes = (await self.apply(toml, source)).mistakes
+            try:
+                mistakes = (await self.apply(toml, source)).mistakes
+            except Unavailable as error:  # a full disk must not keep records from being taken
+                mistakes = (Mistake(0, "", f"can't be stored: {error}"),)
         self._in_force.refused = mistakes
         if mistakes:
             _log.error("%s was refused; version %d stays in force:", source, self._in_force.version)
@@ -121,3 +126,15 @@ class Configuring:
         )
         if mistakes:
             raise ConfigurationRefused(mistakes, source)
+
+
+async def _check_aliases(configuration: Configuration, source: str) -> None:
+    """Every `same_as` must be in the price book.
+
+    Raises:
+        ConfigurationRefused: one isn't; a price that rests on nothing is no price.
+    """
+    found = await asyncio.to_thread(lambda: list(unknown_aliases(configuration.agency)))
+    if found:
+        mistakes = tuple(configuration.mistake(path, message) for path, message in found)
+        raise ConfigurationRefused(mistakes, source)
