@@ -7,12 +7,13 @@ import json
 import os
 import signal
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from examples.demo import proof, screen
 from examples.demo.screen import act, bold, faint, good, quote, say
-from examples.demo.stage import DidNotStart, Stage
+from examples.demo.stage import INTERRUPTS, DidNotStart, Stage
 from examples.demo.traffic import Traffic, archive
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 QUOTA = 2_000_000
 CAPPED = "techstartup"
 ARCHIVES_MAX = 20
-ATTEMPTS_MAX = 50
+ATTEMPTS_MAX = 100
 
 
 class Surprise(Exception):
@@ -32,7 +33,8 @@ class Surprise(Exception):
 
 def main() -> int:
     """Play all acts; clean up whatever happens."""
-    signal.signal(signal.SIGTERM, _as_interrupt)
+    for number in INTERRUPTS:
+        signal.signal(number, _as_interrupt)
     try:
         with Stage() as stage:
             return _play(stage)
@@ -186,6 +188,7 @@ def _refused_in_code(stage: Stage) -> None:
                     raise Surprise("the provider refused, and not meterd") from error
                 if refused.reason == "quota":
                     break
+                time.sleep(0.1)
             else:
                 raise Surprise("the script's call was not refused")
         else:

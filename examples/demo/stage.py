@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "examples" / "meterd.toml"
 READY_WITHIN_S = 45.0
+INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 END_WITHIN_S = 10.0
 
 _KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TZ", "PYTHONPATH", "VIRTUAL_ENV", "COLUMNS")
@@ -133,6 +135,9 @@ class Stage:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        # A second Ctrl-C, typed while the first is being obeyed, must leave nothing behind.
+        for number in INTERRUPTS:
+            signal.signal(number, signal.SIG_IGN)
         for process in reversed(self._processes):
             process.end()
         shutil.rmtree(self.directory, ignore_errors=True)
