@@ -98,7 +98,7 @@ def _message(refused: QuotaExceeded) -> str:
         return f"meterd: {who} can't be checked, as meterd is away, and its plan rejects then"
     left = f"{max(refused.remaining, 0):,} of {refused.limit:,} tokens left"
     need = f", and this call needs up to {refused.requested:,}" if refused.requested else ""
-    lent = f"; {refused.leased:,} are lent to {refused.holders}" if refused.holders else ""
+    lent = f"; {refused.holders}" if refused.holders else ""
     until = f"; the period ends {refused.resets_at:%Y-%m-%d %H:%M} UTC" if refused.resets_at else ""
     return f"meterd: {who} has {left}{need}{lent}{until}"
 

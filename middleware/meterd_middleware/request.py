@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from meterd_middleware.readers.parsing import loads
 from meterd_middleware.readers.recognise import (
@@ -34,9 +33,11 @@ SCANNED_BYTES_MAX = 4096
 """Of a larger body, how much of each end is searched for its fields."""
 
 
-@dataclass(frozen=True, slots=True)
-class ProviderCall:
-    """One request to a provider, as far as metering needs to know it."""
+class ProviderCall(NamedTuple):
+    """One request to a provider, as far as metering needs to know it.
+
+    A named tuple: one is made for every call, and a frozen dataclass takes three times as long.
+    """
 
     dialect: str
     provider: str

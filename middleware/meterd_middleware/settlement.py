@@ -188,7 +188,7 @@ def _counted(sent: Sent, usage: ModelUsage, reading: Reading) -> tuple[ModelUsag
         seen = estimate.output_tokens(reading.seen, sent.call)
         output_tokens = max(output_tokens or 0, seen, _parts_out(usage))
         estimated |= Estimated.OUTPUT
-    return replace(usage, input_tokens=input_tokens, output_tokens=output_tokens), estimated
+    return usage._replace(input_tokens=input_tokens, output_tokens=output_tokens), estimated
 
 
 def _parts_in(usage: ModelUsage) -> int:
@@ -211,10 +211,10 @@ def _further(
     """The record of a further model: its own tokens, and nothing that the first already has."""
     estimated = _NOTHING
     if usage.input_tokens is None:
-        usage = replace(usage, input_tokens=_parts_in(usage))
+        usage = usage._replace(input_tokens=_parts_in(usage))
         estimated |= Estimated.INPUT
     if usage.output_tokens is None:
-        usage = replace(usage, output_tokens=_parts_out(usage))
+        usage = usage._replace(output_tokens=_parts_out(usage))
         estimated |= Estimated.OUTPUT
     bare = Reading(response_id=reading.response_id)
     record = _record(sent, status, http_status, bare, duration_ms, usage, estimated)
