@@ -86,3 +86,21 @@ def test_the_units_command_is_one_that_meterd_understands(tmp_path: Path) -> Non
         [checker, "verify", "--man=no", str(copy)], capture_output=True, text=True, check=False
     )
     assert "meterd.service:" not in done.stderr
+
+
+@pytest.mark.parametrize("page", ["docs/recipes.md", "docs/deployment.md", "examples/README.md"])
+def test_every_link_of_a_page_leads_to_a_file(page: str) -> None:
+    """An example that was renamed would be missed by readers first."""
+    text = (ROOT / page).read_text()
+    links = re.findall(r"\]\((?!http)([^)#]+)\)", text)
+
+    assert links
+    assert [link for link in links if not ((ROOT / page).parent / link).exists()] == []
+
+
+def test_every_recipe_stands_in_the_docs() -> None:
+    """A recipe that nobody is told of helps nobody."""
+    text = (ROOT / "docs" / "recipes.md").read_text()
+    recipes = [path.name for path in (ROOT / "examples" / "recipes").glob("[!_]*.py")]
+
+    assert [name for name in recipes if name not in text] == []
