@@ -152,7 +152,8 @@ class Exchanges:
             call = read_request(method, host, path, query, headers, body)
             if call is None:
                 return None
-            self.catch_up()
+            if self._late or self.faults.has_late:
+                self.catch_up()
             started_ns = self._monotonic_ns()
             payer = self.intake.payer(call, headers, started_ns)
             sent = Sent(call, payer.tags, self.now_ns(), payer.note, account)
@@ -293,18 +294,19 @@ class Exchanges:
         if sent.call.poll_id or reading.is_background:
             records = polled(records, sent.call.poll_id, reading)
         closes = exchange.call_number
-        tokens = 0
+        input_tokens = output_tokens = 0
         for record in records:
             if late:
                 self._sink.append_later(record, closes)
             else:
                 self._sink.append(record, closes)
             closes = 0
-            tokens += record.tokens
+            input_tokens += record.input_tokens
+            output_tokens += record.output_tokens
         if exchange.reservation is not None:
-            output_tokens = sum(record.output_tokens for record in records)
-            exchange.reservation.settle(tokens - output_tokens, output_tokens)
-        self.intake.remember(sent, reading, tokens, now_ns)
+            exchange.reservation.settle(input_tokens, output_tokens)
+            exchange.reservation = None
+        self.intake.remember(sent, reading, input_tokens + output_tokens, now_ns)
         if self._on_record is not None:
             for record in records:
                 if late:

@@ -34,6 +34,11 @@ class Faults:
         else:
             self._note(kind, where(error))
 
+    @property
+    def has_late(self) -> bool:
+        """Whether finalisers met any that have not been reported."""
+        return bool(self._late)
+
     def catch_up(self) -> None:
         """Report what finalisers met."""
         while self._late:

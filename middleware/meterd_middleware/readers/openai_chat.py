@@ -128,9 +128,21 @@ class OpenAIChat(Tally):
         read, audio_in = prompt.get("cached_tokens") or 0, prompt.get("audio_tokens") or 0
         write = prompt.get("cache_write_tokens") or 0
         reasoning, audio_out = reply.get("reasoning_tokens") or 0, reply.get("audio_tokens") or 0
-        for count in (whole_in, whole_out, read, write, audio_in, reasoning, audio_out):
-            if type(count) is not int or count < 0:
-                return None
+        is_counted = (
+            type(whole_in)
+            is type(whole_out)
+            is type(read)
+            is type(write)
+            is type(audio_in)
+            is type(reasoning)
+            is type(audio_out)
+            is int
+        )
+        if (
+            not is_counted
+            or (whole_in | whole_out | read | write | audio_in | reasoning | audio_out) < 0
+        ):  # a negative one makes them all negative
+            return None
         is_sound = (
             usage.get("total_tokens") == whole_in + whole_out <= TOKENS_MAX
             and read + write <= whole_in
