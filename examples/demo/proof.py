@@ -64,7 +64,7 @@ def headers_that_leaked(stage: Stage) -> list[str]:
     return [name for call in ledger["served"] for name in call["received_headers"] if name in ours]
 
 
-def settled(stage: Stage, deeds: Mapping[str, Deed], within_s: float = 12) -> bool:
+def settled(stage: Stage, deeds: Mapping[str, Deed], within_s: float = 20) -> bool:
     """Wait until everything that was served is in meterd's ledger; False if it never is."""
     return wait_until(lambda: provider_says(stage, deeds) == meterd_counted(stage), within_s)
 

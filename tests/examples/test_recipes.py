@@ -49,7 +49,7 @@ def test_celery_carries_the_tags_through_its_broker(
         run([sys.executable, "-c", enqueue], environ)
         provider.ledger.wait_until(
             lambda served: sum(call.ending == "finished" for call in served) == len(CLIENTS),
-            timeout_s=30,
+            timeout_s=60,
         )
 
     assert_counted(daemon, {(c, "content-generator"): served_about(provider, c) for c in CLIENTS})
