@@ -29,6 +29,19 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
+FACTORS = (
+    "requests",
+    "input_tokens",
+    "cache_read_tokens",
+    "output_tokens",
+    "reasoning_tokens",
+    "cache_write_tokens",
+    "cache_write_long_tokens",
+    "audio_input_tokens",
+    "audio_output_tokens",
+)
+
+
 class Counts(Protocol):
     """What was used: one record's, or the sums of many under one rate."""
 
@@ -67,6 +80,32 @@ def cost_of(rate: Rate, counts: Counts, tools: Mapping[str, int], requests: int)
     units += requests * (rate.price_of(REQUEST) or 0)
     with exact():
         return Decimal(units).scaleb(-rate.scale)
+
+
+def factors_of(rate: Rate, scale: int) -> tuple[int, ...] | None:
+    """What one more of each count adds to the cost, × 10^-scale; parts as parts of their whole.
+
+    In the order of `FACTORS`. None: some price needs more decimals.
+    """
+    if rate.scale > scale:
+        return None
+    shift = int(10 ** (scale - rate.scale))
+
+    def price(kind: str) -> int:
+        return (rate.price_of(kind) or 0) * shift
+
+    took, gave, write = price(INPUT), price(OUTPUT), price(CACHE_WRITE)
+    return (
+        price(REQUEST),
+        took,
+        price(CACHE_READ) - took,
+        gave,
+        price(REASONING) - gave,
+        write - took,
+        price(CACHE_WRITE_LONG) - write,
+        price(AUDIO_INPUT) - took,
+        price(AUDIO_OUTPUT) - gave,
+    )
 
 
 def can_price(rate: Rate, counts: Counts, tools: Mapping[str, int]) -> bool:

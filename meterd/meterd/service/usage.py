@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from meterd.store.store import Store
     from meterd.store.values import Producer
 
-WINDOW = 32
+WINDOW = 16
 """Batches of one stream that may wait for their commit."""
 
 BYTES_MAX = 32 << 20

@@ -16,12 +16,16 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from meterd.ids import OTHER
+from meterd.pricing.price import FACTORS, factors_of
 from meterd.pricing.price_list import Call
 from meterd.pricing.rate_card import NOTHING_COUNTED, Rate
 from meterd.store.batch import Kind
 
 if TYPE_CHECKING:
     import sqlite3
+
+FACTOR_SCALE = 12
+"""Decimals of a factor in `rate_factors`: 0.000001 dollars per 1,000,000 tokens."""
 
 NAMES_MAX = 200_000
 """Tags and kinds kept in memory; a stranger's million ids don't stay."""
@@ -188,7 +192,13 @@ class Interning:
             "made_at_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             (*key, rate.scale, prices, rate.book, self.now_ms),
         )
-        return _new_id(cursor)
+        number = _new_id(cursor)
+        factors = factors_of(rate, FACTOR_SCALE) or (None,) * len(FACTORS)
+        places = ", ".join("?" for _ in FACTORS)
+        self._connection.execute(
+            f"INSERT INTO rate_factors VALUES (?, {places})", (number, *factors)
+        )
+        return number
 
     def _id_of(self, select: str, insert: str, values: tuple[object, ...]) -> int:
         found = self._connection.execute(select, values).fetchone()

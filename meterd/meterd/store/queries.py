@@ -6,10 +6,13 @@ by client, since a client's period is a range of its days.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import sqlite3
+from decimal import Decimal
+from typing import TYPE_CHECKING, NamedTuple
 
+from meterd.money import exact
 from meterd.store.calendar import day_around, day_name, period_around
-from meterd.store.sums import SUMMED, Tally
+from meterd.store.sums import BY_RATE, SUMMED, SUMMED_UNPRICED, Added, cost_from_units
 from meterd.store.values import (
     Grouping,
     PeriodBounds,
@@ -19,7 +22,6 @@ from meterd.store.values import (
 )
 
 if TYPE_CHECKING:
-    import sqlite3
     from collections.abc import Iterator
 
     from meterd.config.agency import Agency
@@ -37,96 +39,72 @@ _CLIENTS = """
 """The clients of the rollups, found by a seek each: there are far more rows than clients."""
 
 _KEYS = {
-    Grouping.CLIENT: "r.client",
-    Grouping.PROJECT: "r.tag",
-    Grouping.MODEL: "r.model",
-    Grouping.DAY: "r.day",
+    Grouping.CLIENT: ("r.client", "(SELECT name FROM clients WHERE id = g.client)"),
+    Grouping.PROJECT: ("r.tag", "(SELECT project FROM tags WHERE id = g.tag)"),
+    Grouping.MODEL: ("r.model", "(SELECT name FROM models WHERE id = g.model)"),
+    Grouping.DAY: ("r.day", "g.day"),
 }
+
+
+class _Source(NamedTuple):
+    """Rows of a rollup `r` that a query asks for: what stands behind FROM, and its values."""
+
+    rows: str
+    values: tuple[object, ...]
 
 
 def rollup(
     connection: sqlite3.Connection, rates: Rates, agency: Agency, query: RollupQuery
 ) -> list[RollupRow]:
     """Sums by the keys asked for; greatest cost first, by day in order of days."""
-    tallies: dict[tuple[object, ...], Tally] = {}
     by = tuple(dict.fromkeys(query.by))
-    rows = (
-        _by_month(connection, by, query)
-        if set(by) <= {Grouping.CLIENT}
-        else _by_day(connection, by, query, agency)
-    )
-    width = len(by)
-    for row in rows:
-        rate = row[width]
-        tally = tallies.get(row[:width])
-        if tally is None:
-            tally = tallies[row[:width]] = Tally()
-        tally.add(row[width + 1 : -1], row[-1], rates.get(connection, rate) if rate else None)
-    named = _named(connection, by, tallies)
-    return sorted(named, key=lambda row: (row.day, -row.cost, row.client, row.project, row.model))
+    found: dict[tuple[str, ...], Added] = {}
+    for source in _sources(connection, by, query, agency):
+        for key, added in _added(connection, rates, by, source):
+            found[key] = found[key].plus(added) if key in found else added
+    rows = [_row(by, key, added) for key, added in found.items()]
+    return sorted(rows, key=lambda row: (row.day, -row.cost, row.client, row.project, row.model))
 
 
-def _by_month(
-    connection: sqlite3.Connection, by: tuple[Grouping, ...], query: RollupQuery
-) -> Iterator[Any]:
-    keys = ", ".join([*(_KEYS[key] for key in by), "r.rate"])
-    where, values = _conditions(connection, query)
-    yield from connection.execute(
-        f"{_CLIENTS} SELECT {keys}, {SUMMED} FROM seen JOIN rollup_month r "
-        f"ON r.client = seen.client WHERE {where} GROUP BY {keys}",
-        values,
-    )
-
-
-def _by_day(
+def _sources(
     connection: sqlite3.Connection,
     by: tuple[Grouping, ...],
     query: RollupQuery,
     agency: Agency,
-) -> Iterator[Any]:
-    keys = ", ".join([*(_KEYS[key] for key in by), "r.rate"])
-    posted = "" if query.posted_in is None else f" AND r.posted_in = {int(query.posted_in)}"
-    select = (
-        f"SELECT {keys}, {SUMMED} FROM rollup_day r "
-        f"WHERE r.client = ? AND r.day >= ? AND r.day < ?{posted} GROUP BY {keys}"
-    )
-    for client, first_day, end_day in _day_ranges(connection, query, agency):
-        yield from connection.execute(select, (client, first_day, end_day))
-
-
-def _day_ranges(
-    connection: sqlite3.Connection, query: RollupQuery, agency: Agency
-) -> list[tuple[int, int, int]]:
-    """The days `[first, end)` that each client's period has; of several periods, one range each."""
-    where = ["TRUE"]
-    values: list[object] = []
-    if query.period is not None:
-        where.append("p.period = ?")
-        values.append(query.period)
-    if query.client is not None:
-        where.append("p.client = (SELECT id FROM clients WHERE name = ?)")
-        values.append(query.client)
-    return [
-        (client, _day_of(agency, start_ms), _day_of(agency, end_ms))
-        for client, start_ms, end_ms in connection.execute(
-            "SELECT p.client, p.start_ms, p.end_ms FROM periods p "
-            f"WHERE {' AND '.join(where)} ORDER BY p.client, p.start_ms",
-            values,
+) -> Iterator[_Source]:
+    where, values = _conditions(connection, query)
+    if set(by) <= {Grouping.CLIENT}:
+        clients = _CLIENTS if query.client is None else ""
+        seen = "seen JOIN rollup_month r ON r.client = seen.client" if clients else "rollup_month r"
+        in_period = "" if query.period is None else f" AND r.period = {int(query.period)}"
+        yield _Source(f"{seen} WHERE {where}{in_period}", values)
+        return
+    if query.period is None:
+        yield _Source(f"rollup_day r WHERE {where}", values)
+        return
+    # Nearly always all clients' periods are the same days: one source.
+    for start_ms, end_ms in connection.execute(
+        "SELECT DISTINCT start_ms, end_ms FROM periods WHERE period = ?", (query.period,)
+    ).fetchall():
+        yield _Source(
+            "periods p JOIN rollup_day r ON r.client = p.client AND r.day >= ? AND r.day < ? "
+            f"WHERE p.period = ? AND p.start_ms = ? AND p.end_ms = ? AND {where}",
+            (
+                _day_of(agency, start_ms),
+                _day_of(agency, end_ms),
+                query.period,
+                start_ms,
+                end_ms,
+                *values,
+            ),
         )
-    ]
 
 
-def _day_of(agency: Agency, bound_ms: int) -> int:
-    """The day that begins at a period's bound, whichever way a later tzdata has moved it."""
-    return day_around(agency, bound_ms + 6 * 3_600_000).number
-
-
-def _conditions(connection: sqlite3.Connection, query: RollupQuery) -> tuple[str, list[object]]:
+def _conditions(
+    connection: sqlite3.Connection, query: RollupQuery
+) -> tuple[str, tuple[object, ...]]:
     where = ["TRUE"]
     values: list[object] = []
-    if query.period is not None:
-        where.append("r.period = ?")
-        values.append(query.period)
     if query.posted_in is not None:
         where.append("r.posted_in = ?")
         values.append(query.posted_in)
@@ -136,62 +114,93 @@ def _conditions(connection: sqlite3.Connection, query: RollupQuery) -> tuple[str
         ).fetchone()
         where.append("r.client = ?")
         values.append(found[0] if found else -1)
-    return " AND ".join(where), values
+    return " AND ".join(where), tuple(values)
 
 
-def _named(
+def _added(
+    connection: sqlite3.Connection, rates: Rates, by: tuple[Grouping, ...], source: _Source
+) -> Iterator[tuple[tuple[str, ...], Added]]:
+    """The sums and costs of a source, by names."""
+    try:
+        found = connection.execute(_select(by, source, SUMMED), source.values).fetchall()
+    except sqlite3.OperationalError as fault:
+        if "integer overflow" not in str(fault):
+            raise
+        found = connection.execute(_select(by, source, SUMMED_UNPRICED), source.values).fetchall()
+    width = max(1, len(by))
+    with exact():
+        for row in found:
+            numbers = row[2 * width :]
+            units, tools = numbers[-2], numbers[-1]
+            cost = (
+                cost_from_units(units)
+                if isinstance(units, int)
+                else _cost_in_python(connection, rates, by, source, row[width : 2 * width])
+            )
+            if tools:
+                cost += rates.cost_of_tools(connection, tools)
+            if numbers[0] is not None:
+                yield row[:width], Added(numbers[:-4], numbers[-4], numbers[-3], cost)
+
+
+def _select(by: tuple[Grouping, ...], source: _Source, sums: str) -> str:
+    keys = ", ".join(_KEYS[key][0] for key in by) or "NULL"
+    names = ", ".join(_KEYS[key][1] for key in by) or "NULL"
+    clients = _CLIENTS if source.rows.startswith("seen ") else ""
+    rows, where = source.rows.split(" WHERE ", 1)
+    return (
+        f"{clients} SELECT {names}, g.* FROM (SELECT {keys}, {sums} FROM {rows} "
+        f"LEFT JOIN rate_factors f ON f.rate = r.rate WHERE {where} GROUP BY {keys}) g"
+    )
+
+
+def _cost_in_python(
     connection: sqlite3.Connection,
+    rates: Rates,
     by: tuple[Grouping, ...],
-    tallies: dict[tuple[object, ...], Tally],
-) -> list[RollupRow]:
-    """The rows, with names in place of numbers. Projects of one name are one row, so are models."""
-    merged: dict[tuple[str, str, str, str], Tally] = {}
-    names: dict[tuple[Grouping, object], str] = {}
-    for key, tally in tallies.items():
-        named = {Grouping.CLIENT: "", Grouping.PROJECT: "", Grouping.MODEL: "", Grouping.DAY: ""}
-        for grouping, number in zip(by, key, strict=True):
-            if (grouping, number) not in names:
-                names[grouping, number] = _name(connection, grouping, number)
-            named[grouping] = names[grouping, number]
-        values = tuple(named.values())
-        row_key = (values[0], values[1], values[2], values[3])
-        if row_key in merged:
-            _merge(merged[row_key], tally)
-        else:
-            merged[row_key] = tally
+    source: _Source,
+    key: tuple[int, ...],
+) -> Decimal:
+    """The cost of one group whose number doesn't fit into 64 bits, or whose prices don't."""
+    clients = _CLIENTS if source.rows.startswith("seen ") else ""
+    mine = "".join(f" AND {_KEYS[grouping][0]} = ?" for grouping in by)
+    total = Decimal(0)
+    for rate, *counts in connection.execute(
+        f"{clients} SELECT {BY_RATE} FROM {source.rows}{mine} AND r.rate GROUP BY r.rate",
+        (*source.values, *key[: len(by)]),
+    ).fetchall():
+        total += rates.cost(connection, rate, counts)
+    return total
+
+
+def _row(by: tuple[Grouping, ...], key: tuple[str, ...], added: Added) -> RollupRow:
+    named = dict(zip(by, key, strict=False))
+    return RollupRow(
+        sums=added.as_sums(),
+        cost=added.cost,
+        client=named.get(Grouping.CLIENT, ""),
+        project=named.get(Grouping.PROJECT, ""),
+        model=named.get(Grouping.MODEL, ""),
+        day=day_name(int(named[Grouping.DAY])) if Grouping.DAY in named else "",
+    )
+
+
+def _day_of(agency: Agency, bound_ms: int) -> int:
+    """The day that begins at a period's bound, whichever way a later tzdata has moved it."""
+    return day_around(agency, bound_ms + 6 * 3_600_000).number
+
+
+def _day_ranges(
+    connection: sqlite3.Connection, query: RollupQuery, agency: Agency
+) -> list[tuple[int, int, int]]:
+    """The days `[first, end)` that each client's period has; of several periods, one range each."""
     return [
-        RollupRow(
-            sums=tally.as_sums(),
-            cost=tally.cost,
-            client=client,
-            project=project,
-            model=model,
-            day=day,
+        (client, _day_of(agency, start_ms), _day_of(agency, end_ms))
+        for client, start_ms, end_ms in connection.execute(
+            "SELECT client, start_ms, end_ms FROM periods WHERE ?1 IS NULL OR period = ?1",
+            (query.period,),
         )
-        for (client, project, model, day), tally in merged.items()
     ]
-
-
-def _merge(into: Tally, tally: Tally) -> None:
-    into.sums = [one + other for one, other in zip(into.sums, tally.sums, strict=True)]
-    into.cost_units += tally.cost_units
-    into.unpriced_requests += tally.unpriced_requests
-    into.unpriced_tokens += tally.unpriced_tokens
-
-
-_NAMES = {
-    Grouping.CLIENT: "SELECT name FROM clients WHERE id = ?",
-    Grouping.PROJECT: "SELECT project FROM tags WHERE id = ?",
-    Grouping.MODEL: "SELECT name FROM models WHERE id = ?",
-}
-
-
-def _name(connection: sqlite3.Connection, grouping: Grouping, number: object) -> str:
-    if grouping is Grouping.DAY:
-        assert isinstance(number, int)
-        return day_name(number)
-    (name,) = connection.execute(_NAMES[grouping], (number,)).fetchone()
-    return str(name)
 
 
 # ── quotas ──

@@ -106,7 +106,7 @@ def _record(
         _int(took), _int(read), _int(gave), _int(thought), rare.cache_write_tokens,
         rare.cache_write_long_tokens, rare.audio_input_tokens, rare.audio_output_tokens,
     )  # fmt: skip
-    factors = rates.get(connection, rate) if isinstance(rate, int) else None
+    priced = rates.get(connection, rate) if isinstance(rate, int) else None
     return LedgerRecord(
         row=number,
         producer=ProducerId(part.producer),
@@ -127,11 +127,9 @@ def _record(
         is_duplicate=why == "duplicate",
         rate=_int(rate or 0),
         cost=None
-        if factors is None
-        else cost_of(factors.rate, counts, book_tools(rare.tool_calls), requests_of(kind, counts)),
-        priced_by=f"{factors.rate.provider}/{factors.rate.model}: {factors.rate.basis}"
-        if factors is not None
-        else "",
+        if priced is None
+        else cost_of(priced, counts, book_tools(rare.tool_calls), requests_of(kind, counts)),
+        priced_by=f"{priced.provider}/{priced.model}: {priced.basis}" if priced is not None else "",
     )
 
 

@@ -163,6 +163,22 @@ CREATE TABLE rates (
     UNIQUE (provider, model, basis, entry_hash)
 ) STRICT;
 
+-- Each rate as factors of inclusive sums, × 10^-12 US dollars: what one more of each adds. NULL
+-- where 12 decimals don't say it: then the cost is made from `rates`. Row 0: unpriced.
+CREATE TABLE rate_factors (
+    rate INTEGER PRIMARY KEY,
+    requests INTEGER,
+    input_tokens INTEGER,
+    cache_read_tokens INTEGER,
+    output_tokens INTEGER,
+    reasoning_tokens INTEGER,
+    cache_write_tokens INTEGER,
+    cache_write_long_tokens INTEGER,
+    audio_input_tokens INTEGER,
+    audio_output_tokens INTEGER
+) STRICT;
+INSERT INTO rate_factors VALUES (0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
+
 -- What time zone, anchors and prices the rollups were made with: a change means to make them anew.
 CREATE TABLE rollup_basis (
     id INTEGER PRIMARY KEY CHECK (id = 1),
