@@ -15,6 +15,7 @@ import json
 import logging
 import os
 from dataclasses import asdict, dataclass
+from functools import partial
 from hashlib import sha256
 from typing import TYPE_CHECKING, Protocol
 
@@ -123,6 +124,7 @@ class Hooks:
         self._deliver = delivery
         self._pauses_s = pauses_s
         self._room = asyncio.Semaphore(DELIVERIES_MAX)
+        self._pending: set[Path] = set()
         self._waiting: asyncio.Queue[Path] = asyncio.Queue(EVENTS_WAITING_MAX)
 
     async def prepare(self, event: ThresholdEvent) -> bool:
@@ -156,7 +158,8 @@ class Hooks:
         async with asyncio.TaskGroup() as deliveries:
             while True:
                 path = await self._waiting.get()
-                deliveries.create_task(self._until_delivered(path))
+                delivery = deliveries.create_task(self._until_delivered(path))
+                delivery.add_done_callback(partial(self._done, path))
 
     async def _until_delivered(self, path: Path) -> None:
         """Deliver one event; each waits on its own, so that no dead receiver holds up another."""
@@ -182,10 +185,16 @@ class Hooks:
                 return
 
     def _put(self, path: Path) -> None:
+        if path in self._pending:
+            return  # a start found in the outbox what is told just then
         try:
             self._waiting.put_nowait(path)
+            self._pending.add(path)
         except asyncio.QueueFull:
             _log.error("on_threshold: %d events wait; the next start goes on", EVENTS_WAITING_MAX)
+
+    def _done(self, path: Path, _: asyncio.Task[None]) -> None:
+        self._pending.discard(path)
 
     def _path(self, event: ThresholdEvent) -> Path:
         return self._outbox / f"{event.key}.json"
