@@ -25,7 +25,7 @@ from meterd_middleware.backlog import (
     Run,
     read_blocks,
 )
-from meterd_middleware.directory import Acknowledged, Counters
+from meterd_middleware.directory import Acknowledged, Counters, Interrupted
 from meterd_middleware.payload import interrupted_payload
 from meterd_middleware.segment import (
     FRAME_BYTES_MAX,
@@ -124,35 +124,36 @@ class Adopted:
         self._survey = _survey(disk, path, self._segments)
         self.identity = self._survey.identity
         self.torn_bytes = self._survey.torn_bytes
-        self._interrupted = [self._survey.opened[call] for call in sorted(self._survey.opened)]
-        if self._is_copy():
-            # Whoever has the original may have their records, or goes on writing them.
-            self.counters.dropped_open_frames += len(self._interrupted)
-            self._interrupted = []
-        self._base = self._adopted_before()
         self._last_written = self._survey.last_sequence
-        if self._base is None:  # else the watermark may count the interrupted calls
+        settled = Interrupted.unpack(directory.read_small(disk, self._file(directory.ADOPTED)))
+        self._is_settled = settled is not None
+        if settled is None:  # else the watermark may count the interrupted calls
             self._last_written = max(self._last_written, self.acknowledged.watermark)
+            settled = Interrupted(self._last_written, tuple(sorted(self._survey.opened)))
+            if settled.calls and self._is_copy():
+                # Whoever has the original may have their records, or goes on writing them.
+                self.counters.dropped_open_frames += len(settled.calls)
+                settled = Interrupted(self._last_written, ())
+        self._interrupted = settled
         self._backlog = Backlog(disk, path, lambda: Contents(self._segments, self._last_written))
 
     @property
     def interrupted_calls(self) -> int:
         """How many calls were sent and never settled."""
-        return len(self._interrupted)
+        return len(self._interrupted.calls)
 
     @property
     def oldest_sequence(self) -> int:
         """The oldest record's that is still there; 0: none."""
         if self._segments and self._segments[0].name.first_sequence <= self._last_written:
             return self._segments[0].name.first_sequence
-        return self._first_interrupted if self._interrupted else 0
+        return self._interrupted.base + 1 if self._interrupted.calls else 0
 
     @property
     def next_sequence(self) -> int:
         """One beyond the last there will ever be: the interrupted calls come at the end."""
-        if not self._interrupted:
-            return self._last_written + 1
-        return self._first_interrupted + len(self._interrupted)
+        calls = len(self._interrupted.calls)
+        return max(self._last_written, self._interrupted.base + calls) + 1
 
     @property
     def open_calls(self) -> int:
@@ -174,30 +175,32 @@ class Adopted:
         Raises:
             OSError: after a power cut, where it can't be written down.
         """
-        if self._base is not None or not self._interrupted:
+        if self._is_settled or not self._interrupted.calls:
             return
+        calls = self._interrupted.calls
         has_lost_power = (
             self._survey.last_sequence < self.acknowledged.watermark
-            or watermark > self._last_written + len(self._interrupted)
+            or watermark > self._last_written + len(calls)
         )
         base = max(self._last_written, watermark) if has_lost_power else self._last_written
+        settled = Interrupted(base, calls)
         try:
-            self._write(directory.ADOPTED, directory.pack_sequence(base))
+            # To the disk itself, before any of them is counted: forgotten in a power cut, it
+            # would have the next adopter count them again.
+            self._write(directory.ADOPTED, settled.pack(), is_synced=True)
         except OSError:
             if has_lost_power:
                 raise
             return  # every other adopter finds the same
-        self._base = base
+        self._interrupted, self._is_settled = settled, True
 
     def read(self, after: int, records_max: int, bytes_max: int) -> Run:
         """The next records beyond a sequence, in order; the interrupted calls' at the end."""
         if after < self._last_written:
             run = self._backlog.read(after, records_max, bytes_max)
-            if run.frames or not self._interrupted:
+            if run.frames or not self._interrupted.calls:
                 return run
-            return Run(self._first_interrupted, self._interrupted_frames(0, 1), run.why_missing)
-        done = max(0, after + 1 - self._first_interrupted)
-        frames = self._interrupted_frames(done, records_max)
+        frames = self._interrupted_frames(after, records_max)
         why = "lost in a power cut, or with the segment it stood in"
         return Run(frames[0][1] if frames else self.next_sequence, frames, why)
 
@@ -207,7 +210,7 @@ class Adopted:
         Never beyond the newest record while `adopted` couldn't be written: that would look
         like a power cut.
         """
-        if self._base is None:
+        if not self._is_settled:
             watermark = min(watermark, self._last_written)
         self.acknowledged = Acknowledged(ledger_id, watermark)
         try:
@@ -258,23 +261,23 @@ class Adopted:
 
     # ── inside ──
 
-    @property
-    def _first_interrupted(self) -> int:
-        return (self._last_written if self._base is None else self._base) + 1
-
-    def _interrupted_frames(self, begin: int, count: int) -> list[Frame]:
-        first = self._first_interrupted
-        return [
-            (KIND_RECORD, first + index, b"", interrupted_payload(opened))
-            for index, opened in enumerate(self._interrupted)
-            if begin <= index < begin + count
-        ]
+    def _interrupted_frames(self, after: int, count: int) -> list[Frame]:
+        """The next consecutive ones beyond a sequence; one whose open frame is gone is a gap."""
+        frames: list[Frame] = []
+        for sequence, call in enumerate(self._interrupted.calls, start=self._interrupted.base + 1):
+            opened = self._survey.opened.get(call)
+            if sequence > after and opened is not None and len(frames) < count:
+                frames.append((KIND_RECORD, sequence, b"", interrupted_payload(opened)))
+            elif frames:
+                break
+        return frames
 
     def _file(self, name: str) -> str:
         return f"{self.path}/{name}"
 
-    def _write(self, name: str, data: bytes) -> None:
-        directory.write_small(self._disk, self._file(name), data, self.file_mode)
+    def _write(self, name: str, data: bytes, *, is_synced: bool = False) -> None:
+        path = self._file(name)
+        directory.write_small(self._disk, path, data, self.file_mode, is_synced=is_synced)
 
     def _readable_segments(self) -> Iterator[ReadableSegment]:
         for name in directory.segment_names(self._disk, self.path):
@@ -283,11 +286,6 @@ class Adopted:
     def _is_copy(self) -> bool:
         note = directory.read_small(self._disk, self._file(directory.LOCK))
         return directory.is_copy(note, self._disk.status(self.path).inode)
-
-    def _adopted_before(self) -> int | None:
-        return directory.unpack_sequence(
-            directory.read_small(self._disk, self._file(directory.ADOPTED))
-        )
 
 
 class Swept(NamedTuple):

@@ -60,7 +60,8 @@ class Stream(Generic[_Request, _Response]):
         self._inbox = inbox
         self._outgoing: SimpleQueue[_Request | None] = SimpleQueue()
         self._call = start(iter(self._outgoing.get, None))
-        Thread(target=self._listen, name="meterd-listener", daemon=True).start()
+        self._listener = Thread(target=self._listen, name="meterd-listener", daemon=True)
+        self._listener.start()
 
     def send(self, request: _Request) -> None:
         """Send a message. Bounded by who calls: delivery's window, leases that are asked for."""
@@ -74,6 +75,10 @@ class Stream(Generic[_Request, _Response]):
         """End it at once."""
         self._outgoing.put(None)
         self._call.cancel()  # type: ignore[attr-defined]  # a grpc.Call, which its stub doesn't say
+
+    def join(self, timeout_s: float) -> None:
+        """Wait for the stream's thread to have ended."""
+        self._listener.join(timeout_s)
 
     def _listen(self) -> None:
         ended, is_refusal = "the stream ended", False

@@ -56,6 +56,11 @@ ADOPT_AFTER_NS = 2 * _S
 VOLATILE = frozenset({"overlay", "tmpfs", "ramfs", "aufs", "fuse-overlayfs"})
 """File systems that end with their container, or with the host's memory."""
 
+JOIN_S = 0.05
+PAUSE_NS = _S // 5
+HAND_OVER_NS = 2 * _S
+"""How often a process that may not use grpc leaves its records to adopters."""
+
 ROTATE_NS = 10 * _S
 ROTATE_NS_MAX = 300 * _S
 """A stuck channel begins a new spool at most so often: doubling from the one to the other."""
@@ -95,6 +100,14 @@ class Close:
 
 
 @dataclass(slots=True)
+class Pause:
+    """The process is about to fork: let go of grpc until `resumed`, and say when that is done."""
+
+    done: Event
+    resumed: Event
+
+
+@dataclass(slots=True)
 class _Link:
     """A connection, or an attempt at one."""
 
@@ -118,7 +131,10 @@ class Courier:
         now_ns: Callable[[], int],
         monotonic_ns: Callable[[], int],
         random: Random,
+        may_connect: bool = True,
     ) -> None:
+        """`may_connect`: else records are left to adopters, and grpc is never touched."""
+        self._may_connect = may_connect
         self.inbox: SimpleQueue[object] = SimpleQueue()
         self.is_idle = False
         """Everything is said and nothing is due: the next record has to wake the thread."""
@@ -160,7 +176,9 @@ class Courier:
         now = self._monotonic_ns()
         self._spools.drain()
         self._follow_spool()
-        if self._link is None and now >= self._next_attempt_ns:
+        if not self._may_connect:
+            self._hand_over(now)
+        elif self._link is None and now >= self._next_attempt_ns:
             self._connect()
         self._say()
         self._pump_leases()
@@ -191,6 +209,8 @@ class Courier:
         elif isinstance(message, Flush):
             self._flushes.append(message)
             self._next_attempt_ns = 0
+        elif isinstance(message, Pause):
+            self._pause(message)
         elif isinstance(message, Close):
             self._close = message
             if self._leases is not None:
@@ -234,6 +254,8 @@ class Courier:
                 self._leases.reset_after_fork()  # what was lent was lent to the former producer
         if self._spool is None:
             self._look_at_file_system(current.root)
+            if not self._may_connect and self._leases is not None:
+                self._leases.disconnected()
         self._spool = current
         self._delivery = Delivery(
             current,
@@ -281,6 +303,28 @@ class Courier:
         self._link = _Link(made, stream, self._monotonic_ns())
         stream.send(delivery.begin())
 
+    def _pause(self, pause: Pause) -> None:
+        """Let go of grpc for a fork, and a moment longer: forks come in bursts."""
+        adopter = self._adopter
+        self._drop_link()
+        if adopter is not None:
+            adopter.join(PAUSE_NS / _S)
+            self._adopter = None
+        if self._delivery is not None:
+            self._delivery.end()
+        pause.done.set()
+        pause.resumed.wait(PAUSE_NS / _S)
+        self._targets = []
+        self._next_attempt_ns = self._monotonic_ns() + PAUSE_NS
+
+    def _hand_over(self, now: int) -> None:
+        """Where this process may not use grpc: what was appended goes to whoever adopts it."""
+        spool = self._spool
+        if spool is None or now - self._rotated_ns < HAND_OVER_NS or spool.next_sequence == 1:
+            return
+        self._rotated_ns = now
+        self._spools.rotate()
+
     def _back_off(self) -> None:
         self._targets = []
         if self._leases is not None:
@@ -301,6 +345,9 @@ class Courier:
             if self._leases is not None:
                 self._leases.disconnected()
         link.channel.close()
+        link.ship.join(JOIN_S)
+        if link.lease is not None:
+            link.lease.join(JOIN_S)
 
     def _hear(self, heard: Heard) -> None:
         link, delivery = self._link, self._delivery

@@ -5,7 +5,7 @@
         00000000000000000001.segment   named by the first sequence that may stand in it
         counters                       what was refused and torn, in a page made beforehand
         acknowledged                   the ledger that acknowledged last, and its watermark
-        adopted                        the sequence after which its interrupted calls come
+        adopted                        the interrupted calls, and after which sequence they come
         finished                       all of it is in the ledger; kept for a restored backup
         *.refused                      segments that a daemon would not take
 
@@ -99,21 +99,39 @@ class Acknowledged(NamedTuple):
         return cls(*_ACKNOWLEDGED.unpack(packed)) if packed else cls()
 
 
-def pack_sequence(sequence: int) -> bytes:
-    """As `adopted` holds it."""
-    packed = _SEQUENCE.pack(sequence)
-    return packed + crc32(packed).to_bytes(4, "little")
+class Interrupted(NamedTuple):
+    """The calls that were open when their process died, as the first adopter found them.
 
+    Written down, since what a disk loses later may make another call look open, or one of
+    these not: their sequences have to stay theirs.
+    """
 
-def unpack_sequence(data: bytes) -> int | None:
-    """From `adopted`; None where there is none, or it is torn."""
-    packed = _checked(data, _SEQUENCE)
-    return int.from_bytes(packed, "little") if packed else None
+    base: int
+    """The sequence after which they come, in this order."""
+    calls: tuple[int, ...]
+
+    def pack(self) -> bytes:
+        """As `adopted` holds it."""
+        packed = Struct(f"<QI{len(self.calls)}Q").pack(self.base, len(self.calls), *self.calls)
+        return packed + crc32(packed).to_bytes(4, "little")
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Interrupted | None:
+        """From `adopted`; None where there is none, or it is torn."""
+        if len(data) < _INTERRUPTED.size:
+            return None
+        _, count = _INTERRUPTED.unpack_from(data)
+        layout = Struct(f"<QI{count}Q")
+        packed = _checked(data, layout)
+        if not packed:
+            return None
+        base, _, *calls = layout.unpack(packed)
+        return cls(base, tuple(calls))
 
 
 _COUNTERS = Struct("<QqQQ")
 _ACKNOWLEDGED = Struct("<16sQ")
-_SEQUENCE = Struct("<Q")
+_INTERRUPTED = Struct("<QI")
 
 
 def _checked(data: bytes, layout: Struct) -> bytes:
@@ -123,13 +141,13 @@ def _checked(data: bytes, layout: Struct) -> bytes:
 
 
 def read_small(disk: Disk, path: str) -> bytes:
-    """A small file's contents; empty where there is none."""
+    """A small file's contents, a MiB at most; empty where there is none."""
     try:
         fd = disk.open(path, os.O_RDONLY)
     except FileNotFoundError:
         return b""
     try:
-        return disk.read_at(fd, PAGE_BYTES, 0)
+        return disk.read_at(fd, 2**20, 0)
     finally:
         disk.close(fd)
 
@@ -160,11 +178,16 @@ def modes(disk: Disk, root: str) -> tuple[int, int]:
     return (0o770, 0o660) if is_shared else (0o700, 0o600)
 
 
-def write_small(disk: Disk, path: str, data: bytes, file_mode: int) -> None:
-    """Write a small file in place."""
+def write_small(
+    disk: Disk, path: str, data: bytes, file_mode: int, *, is_synced: bool = False
+) -> None:
+    """Write a small file in place; `is_synced`: it survives a power cut once this returns."""
     fd = disk.open(path, os.O_RDWR | os.O_CREAT, file_mode)
     try:
         disk.write_at(fd, data, 0)
+        if is_synced:
+            disk.sync(fd)
+            disk.sync_directory(path.rpartition("/")[0])
     finally:
         disk.close(fd)
 

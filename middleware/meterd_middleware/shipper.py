@@ -19,8 +19,9 @@ import weakref
 from threading import Event, Lock, Thread, get_ident
 from typing import TYPE_CHECKING
 
-from meterd_middleware.courier import Close, Courier, Flush, LeasePump
+from meterd_middleware.courier import Close, Courier, Flush, LeasePump, Pause
 from meterd_middleware.disk import OsDisk
+from meterd_middleware.forking import REST_S_MAX, await_rest, is_grpc_at_work
 from meterd_middleware.spools import DEFERRED as DEFERRED
 from meterd_middleware.spools import Spools
 
@@ -172,6 +173,7 @@ class Shipper:
                     now_ns=self._now_ns,
                     monotonic_ns=self._monotonic_ns,
                     random=self._random,
+                    may_connect=_may_use_grpc,
                 )
                 thread = Thread(target=courier.run, name="meterd-shipper", daemon=True)
                 thread.start()
@@ -200,6 +202,16 @@ class Shipper:
         except Exception:  # the app ends; nothing of ours may speak now
             pass
 
+    def _before_fork(self) -> Pause | None:
+        """Have the thread let go of grpc; returns what lets it go on."""
+        courier = self._courier
+        if courier is None or self._thread is None or not self._thread.is_alive():
+            return None
+        pause = Pause(Event(), Event())
+        courier.inbox.put(pause)
+        pause.done.wait(REST_S_MAX)
+        return pause
+
     def _after_fork_in_child(self) -> None:
         """Become a new producer. What the parent's thread held is kept from being destroyed:
         tearing down a channel whose threads are gone can wait for ever."""
@@ -220,9 +232,31 @@ JOIN_S = 0.25
 
 _shippers: weakref.WeakSet[Shipper] = weakref.WeakSet()
 _inherited: list[object] = []
+_paused: list[Pause] = []
+_may_use_grpc = True
+"""False in a child whose parent's grpc ran while it forked, and in all its children."""
+
+_will_be_able = True
+
+
+def _before_fork() -> None:
+    global _will_be_able
+    for shipper in list(_shippers):
+        pause = shipper._before_fork()
+        if pause is not None:
+            _paused.append(pause)
+    _will_be_able = await_rest() if _paused else not is_grpc_at_work()
+
+
+def _after_fork_in_parent() -> None:
+    while _paused:
+        _paused.pop().resumed.set()
 
 
 def _after_fork_in_child() -> None:
+    global _may_use_grpc
+    _paused.clear()
+    _may_use_grpc = _may_use_grpc and _will_be_able
     for shipper in list(_shippers):
         shipper._after_fork_in_child()
 
@@ -232,5 +266,9 @@ def _at_exit() -> None:
         shipper._at_exit()
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
+os.register_at_fork(
+    before=_before_fork,
+    after_in_parent=_after_fork_in_parent,
+    after_in_child=_after_fork_in_child,
+)
 atexit.register(_at_exit)

@@ -95,6 +95,7 @@ class Spool:
         self._open_calls: dict[int, _Opened] = {}
         self._closed_unopened: set[int] = set()
         self._synced = (SegmentName(0), 0)
+        self._has_synced_open = False
         self._is_directory_synced = False
         self._reserve = min(OPEN_RESERVE_BYTES, limits.spool_bytes_max // 8)
         self._lock_fd = self._counters_fd = self._acknowledged_fd = -1
@@ -258,10 +259,7 @@ class Spool:
     @property
     def is_unsynced(self) -> bool:
         """Whether the disk lacks something that no ledger has, or the frame of an open call."""
-        now = (self._writer.name, self._writer.offset)
-        return now != self._synced and (
-            bool(self._open_calls) or self.acknowledged.watermark + 1 < self.next_sequence
-        )
+        return (self._writer.name, self._writer.offset) != self._synced and self._is_sync_needed()
 
     def sync(self) -> None:
         """Bring to the disk itself what no ledger has yet. The shipper's thread alone.
@@ -272,15 +270,13 @@ class Spool:
         with self._lock:
             waiting, self._writer.unsynced = self._writer.unsynced, []
             fd, now = self._writer.fd, (self._writer.name, self._writer.offset)
-            is_needed = (
-                bool(self._open_calls) or self.acknowledged.watermark + 1 < self.next_sequence
-            )
+            is_needed, has_open = self._is_sync_needed(), bool(self._open_calls)
         try:
             for sealed in waiting[-UNSYNCED_MAX:] if is_needed else ():
                 self._disk.sync(sealed)
             if is_needed and now != self._synced and fd >= 0:
                 self._disk.sync(fd)
-                self._synced = now
+                self._synced, self._has_synced_open = now, has_open
             if is_needed and not self._is_directory_synced:
                 self._disk.sync_directory(self.path)
                 self._disk.sync_directory(self.root)
@@ -388,6 +384,12 @@ class Spool:
             first_sequence=first_sequence,
             schema=SCHEMA,
         ).SerializeToString()
+
+    def _is_sync_needed(self) -> bool:
+        """What a ledger has needs no disk; but an open frame that reached it needs its end there
+        too, or a power cut would make a call interrupted that has its record."""
+        has_unacknowledged = self.acknowledged.watermark + 1 < self.next_sequence
+        return has_unacknowledged or self._has_synced_open or bool(self._open_calls)
 
     def _let_pass(self) -> None:
         """Wait for whoever appends now without lying down: an append takes microseconds, and

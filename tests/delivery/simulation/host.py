@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
@@ -15,12 +16,13 @@ from typing import TYPE_CHECKING
 
 from meterd_middleware.adoption import Adopted, adoptable, sweep
 from meterd_middleware.delivery import Delivery, Outbox, Sender
+from meterd_middleware.directory import ACKNOWLEDGED, Acknowledged
 from meterd_middleware.payload import OpenCall
 from meterd_middleware.settings import Settings
 from meterd_middleware.spools import Spools
 from meterd_middleware.usage import UsageRecord
 from tests.support.disk import Faults, Interrupted, MemoryDisk, MemoryView
-from tests.support.network import Ledger
+from tests.support.network import Ledger, Producer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -129,6 +131,7 @@ class Process:
             self.host.appended.add(uid)
             if closes:
                 self.host.opened.discard(closed)
+                self.host.closed.add(closed)
         else:
             self.host.refused.add(uid)
             if closes:
@@ -180,10 +183,10 @@ class Process:
 class Adopter:
     """Somebody who ships what the dead left: a process, `meterctl ship`, or meterd."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Host, *, again: bool = False) -> None:
         self.host = host
         self.view = host.disk.process()
-        self.found: Iterator[Adopted] = adoptable(self.view, ROOT)
+        self.found: Iterator[Adopted] = adoptable(self.view, ROOT, again=again)
         self.adopted: Adopted | None = None
         self.connection: Connection | None = None
 
@@ -203,6 +206,9 @@ class Adopter:
         if not self.connection.step(self.host):
             self.connect(self.adopted)
         if self.connection.delivery.is_drained:
+            self.connection.say(self.host)  # the report
+            for request in self.connection.up:
+                self.host.ledger.receive(self.adopted.producer, request)
             self.adopted.finish()
             self.adopted = None
         return True
@@ -249,6 +255,9 @@ class Host:
         self.refused: set[int] = set()
         self.doubtful: set[int] = set()
         """What an exception or a refusal left open: may be counted once, or not at all."""
+        self.closed: set[int] = set()
+        """Open calls that a record closed: without power, the record may be gone alone."""
+        self.unheard = 0
         self._uids = 0
 
     @contextmanager
@@ -264,9 +273,10 @@ class Host:
         self._uids += 1
         return self._uids
 
-    def run(self, steps: int) -> None:
-        """Take so many random steps."""
-        names, weights = zip(*_WEIGHTS.items(), strict=True)
+    def run(self, steps: int, without: tuple[str, ...] = ()) -> None:
+        """Take so many random steps, but for some kinds of them."""
+        chosen = {name: weight for name, weight in _WEIGHTS.items() if name not in without}
+        names, weights = zip(*chosen.items(), strict=True)
         for name in self.random.choices(names, weights, k=steps):
             self.clock_ns += self.random.choice((1_000, 1_000_000, 1_000_000_000))
             self._step(name)
@@ -315,7 +325,33 @@ class Host:
                 keep_bytes=10**9,
             )
 
-    def settle(self) -> None:
+    def restore_ledger(self, producers: dict[bytes, Producer]) -> None:
+        """Put a backup back: the same ledger as it was then. Every stream breaks."""
+        self.ledger.producers = deepcopy(producers)
+        self._break_streams()
+
+    def replace_ledger(self) -> Ledger:
+        """Begin with an empty data directory; returns the ledger that was.
+
+        `unheard` is how many records it took whose acknowledgment no directory noted.
+        """
+        for producer, known in self.ledger.producers.items():
+            node = self.disk.files.get(f"{ROOT}/{producer.hex()}/{ACKNOWLEDGED}")
+            said = Acknowledged.unpack(bytes(node.data)) if node else Acknowledged()
+            self.unheard += known.watermark - min(known.watermark, said.watermark)
+        before, self.ledger = self.ledger, Ledger(id=self.random.randbytes(16))
+        self._break_streams()
+        return before
+
+    def _break_streams(self) -> None:
+        for process in self.processes:
+            if process.connection is not None:
+                process.connect()
+        for adopter in self.adopters:
+            if adopter.adopted is not None:
+                adopter.connect(adopter.adopted)
+
+    def settle(self, *, again: bool = False) -> None:
         """Everybody dies, the disk is well again, and an adopter ships what is left."""
         self.disk.faults = Faults()
         self.interrupts = 0
@@ -324,7 +360,7 @@ class Host:
             process.die()
         for adopter in list(self.adopters):
             adopter.die()
-        adopter = Adopter(self)
+        adopter = Adopter(self, again=again)
         self.adopters.append(adopter)
         for _ in range(100_000):
             self.clock_ns += 100_000_000
