@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import os
+import signal
 import urllib.error
 import urllib.request
 from hashlib import sha256
@@ -64,11 +65,19 @@ async def _run(hook: Hook, key: str, body: bytes) -> None:
         raise NotDelivered(f"{hook.command[0]} took over {hook.timeout_ms} ms") from None
     finally:
         if process.returncode is None:
-            process.kill()
+            _kill_group(process.pid)
             await process.wait()
     if process.returncode:
         last = said.decode(errors="replace").strip()[-OUTPUT_SHOWN_MAX:]
         raise NotDelivered(f"{hook.command[0]} exited with {process.returncode}: {last}")
+
+
+def _kill_group(leader: int) -> None:
+    """End a command with all that it started; it leads a session of its own."""
+    try:
+        os.killpg(leader, signal.SIGKILL)
+    except ProcessLookupError:
+        pass  # it ended just now
 
 
 def _post(hook: Hook, key: str, body: bytes) -> None:
