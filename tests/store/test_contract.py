@@ -587,6 +587,58 @@ async def test_a_price_that_comes_later_reprices_what_was_unpriced(store: Sqlite
     assert await differences(store) == ()
 
 
+async def test_a_price_that_is_taken_back_gives_the_books_again(store: SqliteStore) -> None:
+    await store.commit(placed(usage(), usage("bigco-inc")))
+    own = PriceOverride(model="gpt-4o", client="acme-corp", rates={"input": Decimal(1)})
+    await store.use_agency(Agency(prices=(own,)))
+    (acme,) = await store.rollup(RollupQuery(period=NOVEMBER, client="acme-corp"))
+    assert acme.sums.unpriced_requests == 1  # the override has no price for output
+
+    await store.use_agency(Agency())
+
+    costs = {row.client: row.cost for row in await store.rollup(RollupQuery(period=NOVEMBER))}
+    assert costs == {"acme-corp": Decimal("0.0035"), "bigco-inc": Decimal("0.0035")}
+    assert await differences(store) == ()
+
+
+async def test_a_later_price_leaves_closed_periods_alone(store: SqliteStore) -> None:
+    await store.commit(placed(usage(model="our-llama"), usage("bigco-inc", model="our-llama")))
+    await store.close_period("acme-corp", NOVEMBER, NOW_MS)
+
+    own = PriceOverride(model="our-llama", rates={"input": Decimal(1), "output": Decimal(1)})
+    await store.use_agency(Agency(prices=(own,)))
+
+    rows = {row.client: row for row in await store.rollup(RollupQuery(period=NOVEMBER))}
+    assert rows["acme-corp"].sums.unpriced_requests == 1
+    assert rows["bigco-inc"].cost == Decimal("0.0011")
+
+
+async def test_a_cost_beyond_64_bits_is_still_exact(store: SqliteStore) -> None:
+    """Nine thousand billion tokens at 600 dollars a million: SQLite's integers end before."""
+    most = 1 << 53
+    own = PriceOverride(model="gold", rates={"input": Decimal(600), "output": Decimal("0.1")})
+    await store.use_agency(Agency(prices=(own,)))
+
+    await store.commit(
+        placed(*(usage(model="gold", input_tokens=most, output_tokens=1) for _ in range(40)))
+    )
+
+    (row,) = await store.rollup(RollupQuery(period=NOVEMBER))
+    assert row.cost == 40 * (most * Decimal("0.0006") + Decimal("0.0000001"))
+
+
+async def test_a_price_of_many_decimals_is_exact(store: SqliteStore) -> None:
+    own = PriceOverride(
+        model="dust", rates={"input": Decimal("0.123456789012"), "output": Decimal(0)}
+    )
+    await store.use_agency(Agency(prices=(own,)))
+
+    await store.commit(placed(usage(model="dust", input_tokens=7), usage(input_tokens=0)))
+
+    (row,) = await store.rollup(RollupQuery(period=NOVEMBER))
+    assert row.cost == Decimal("0.000000864197523084") + Decimal("0.001")
+
+
 # ── names ──
 
 

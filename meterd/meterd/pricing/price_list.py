@@ -64,7 +64,7 @@ class PriceList:
 
     def segment(self, client: str, call: Call, at_ms: int) -> Segment:
         """The rates around a moment."""
-        matching = [own for own in self.overrides if _matches(own, client, call)]
+        matching = [own for own in self.overrides if matches(own, client, call)]
         if not matching:
             return self._of_book(call, at_ms)
         boundaries = sorted(_start_ms(own) for own in matching)
@@ -121,7 +121,8 @@ class PriceList:
         )
 
 
-def _matches(own: PriceOverride, client: str, call: Call) -> bool:
+def matches(own: PriceOverride, client: str, call: Call) -> bool:
+    """Whether an override is for a client's call, whenever it was made."""
     return (
         own.client in ("", client)
         and own.provider in ("", call.provider, book_provider(call.provider))

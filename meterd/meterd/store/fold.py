@@ -33,6 +33,8 @@ _TABLES = (
     "estimated_tokens INTEGER)",
 )
 
+PLACED_MAX = 100_000
+"""Tags whose place is kept from one transaction to the next."""
 TAG_MAX = 1 << 22
 KIND_MAX = RATE_MAX = 1 << 20
 """Numbers that fit into one integer together: sorting by that is twice as fast as by three."""
@@ -181,8 +183,9 @@ class Fold:
 
     def _place(self, tags: Mapping[int, Tag], at_ms: int) -> int:
         """Know where each tag is rolled up at a moment; returns until when all of it holds."""
-        if not self._from_ms <= at_ms < self._to_ms:
+        if not self._from_ms <= at_ms < self._to_ms or len(self._placed) > PLACED_MAX:
             self._placed.clear()
+            self._connection.execute("DELETE FROM temp.place")
             self._from_ms, self._to_ms = -(1 << 62), 1 << 62
         missing = tags.keys() - self._placed
         if missing:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 FACTOR_SCALE = 12
 """Decimals of a factor in `rate_factors`: 0.000001 dollars per 1,000,000 tokens."""
 
-NAMES_MAX = 200_000
+NAMES_MAX = 60_000
 """Tags and kinds kept in memory; a stranger's million ids don't stay."""
 
 REQUEST, REFUSED, CONTINUATION, BY_TOKENS = range(4)

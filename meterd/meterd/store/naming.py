@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from meterd.store.calendar import Calendar
     from meterd.store.interning import Interning, Tag
 
-PLACES_MAX = 200_000
+PLACES_MAX = 60_000
+"""Places and counts kept in memory."""
 _THE_CLIENT = 0
 """In place of a tag: the row admits the client itself."""
 
@@ -43,11 +44,13 @@ class OwnNames:
         self._calendar = calendar
         self._places: dict[int, tuple[Place, Bounds]] = {}
         self._client_counts: dict[int, int] = {}
+        self._project_counts: dict[tuple[int, int], int] = {}
 
     def forget(self) -> None:
         """Drop what is in memory."""
         self._places.clear()
         self._client_counts.clear()
+        self._project_counts.clear()
 
     def place_at(self, tag: Tag, at_ms: int) -> tuple[Place, Bounds]:
         """Where a tag is rolled up at a moment, and from when until when that holds."""
@@ -101,14 +104,24 @@ class OwnNames:
     def _admits(self, client: int, period: int, tag: int) -> bool:
         if self._is_admitted(client, period, tag):
             return True
-        (count,) = self._connection.execute(
-            "SELECT count(*) FROM own_names WHERE client = ? AND period = ? AND tag > ?",
-            (client, period, _THE_CLIENT),
-        ).fetchone()
+        count = self._projects_of(client, period)
         if count >= self._calendar.agency.unlisted_ids_max:
             return False
+        self._project_counts[client, period] = count + 1
         self._admit(client, period, tag)
         return True
+
+    def _projects_of(self, client: int, period: int) -> int:
+        """Unlisted projects of a client that keep their name; counted once, then kept."""
+        count = self._project_counts.get((client, period))
+        if count is None:
+            if len(self._project_counts) > PLACES_MAX:
+                self._project_counts.clear()
+            (count,) = self._connection.execute(
+                "SELECT count(*) FROM own_names WHERE client = ? AND period = ? AND tag > ?",
+                (client, period, _THE_CLIENT),
+            ).fetchone()
+        return int(count)
 
     def _is_admitted(self, client: int, period: int, tag: int) -> bool:
         found = self._connection.execute(

@@ -50,7 +50,8 @@ def _summed(units: str) -> str:
     )
 
 
-SUMMED = _summed(f"sum({_UNITS})")
+# Factors that are NULL, as a product beyond 64 bits, make the sum a floating-point number.
+SUMMED = _summed(f"sum(ifnull({_UNITS}, 0.0))")
 """What a query selects after its keys, from a rollup `r` joined with its `rate_factors` `f`."""
 
 SUMMED_UNPRICED = _summed("NULL")

@@ -83,7 +83,19 @@ _SUMS = (
 
 
 async def steps(readers: Readers, agency: Agency) -> AsyncIterator[VerifyStep]:
-    """Go through the whole ledger; the last step is done, and every step tells what it found."""
+    """Go through the whole ledger; the last step is done, and says all that was found."""
+    for is_last in (False, True):
+        before = await readers.read(_moves)
+        async for step in _once(readers, agency):
+            # What was accepted or repriced meanwhile was read on one side alone: once more.
+            if step.is_done and not is_last and await readers.read(_moves) != before:
+                break
+            yield step
+            if step.is_done:
+                return
+
+
+async def _once(readers: Readers, agency: Agency) -> AsyncIterator[VerifyStep]:
     totals = _Totals(agency)
     end = await readers.read(_end_of_ledger)
     first = await readers.read(_first_row)
@@ -101,6 +113,15 @@ async def steps(readers: Readers, agency: Agency) -> AsyncIterator[VerifyStep]:
     found = await readers.read(lambda connection: _last_look(connection, totals, end))
     differences = (*unreadable, *found)[:DIFFERENCES_MAX]
     yield VerifyStep(checked=total, total=total, differences=tuple(differences), is_done=True)
+
+
+def _moves(connection: sqlite3.Connection) -> tuple[int, ...]:
+    """What changes when rows that were there before are counted otherwise."""
+    row: tuple[int, ...] = connection.execute(
+        "SELECT (SELECT count(*) FROM uncounted WHERE why = 'late'), "
+        "(SELECT count(*) FROM repriced), (SELECT coalesce(max(id), 0) FROM reprices)"
+    ).fetchone()
+    return row
 
 
 def _end_of_ledger(connection: sqlite3.Connection) -> int:

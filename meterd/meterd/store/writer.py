@@ -19,12 +19,13 @@ import gc
 import sqlite3
 import threading
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from meterd.errors import BatchBroken, MeterdError, Refused, StorageFault, Unavailable
 from meterd.ids import LedgerId
+from meterd.store import refold
 from meterd.store.engine import Engine
-from meterd.store.refold import use_agency
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -151,9 +152,20 @@ class Writer:
         return self._agency
 
     async def use(self, agency: Agency) -> None:
-        """Place and price by this configuration from now on."""
-        await self.run(lambda engine: use_agency(engine, agency), alone=True)
+        """Place and price by this configuration from now on, and so what came before.
+
+        Rows take new prices in steps, between which others are served.
+        """
+        change = await self.run(lambda engine: refold.begin_using(engine, agency), alone=True)
         self._agency = agency
+        if change is None:
+            return
+        why = "the prices of the configuration changed"
+        number = await self.run(lambda engine: refold.begin_reprice(engine, "meterd", why))
+        for first in range(1, change.end, refold.STEP_ROWS):
+            step = partial(refold.reprice, change=change, number=number, first=first)
+            await self.run(step, after_batches=True)
+        await self.run(lambda engine: refold.end_using(engine, agency))
 
     async def close(self) -> None:
         """Answer all that wait, and let go of the database."""
