@@ -9,6 +9,7 @@ import httpx2
 
 from tests.examples.running import (
     BIN,
+    WITHIN_S,
     assert_counted,
     assert_no_header_of_ours,
     environment,
@@ -72,6 +73,7 @@ def test_the_fastapi_app_bills_each_request_to_who_signed_in(
                 json={"text": f"about {request_id}"},
                 headers={"Authorization": f"Bearer {key}", "X-Request-ID": request_id},
                 trust_env=False,
+                timeout=WITHIN_S,
             )
             assert answer.status_code == 200, answer.text
         stranger = httpx2.post(
@@ -79,6 +81,7 @@ def test_the_fastapi_app_bills_each_request_to_who_signed_in(
             json={"text": "hello"},
             headers={"X-Client-ID": "acme-corp"},
             trust_env=False,
+            timeout=WITHIN_S,
         )
         # The two background headlines come after their answers.
         provider.ledger.wait_until(lambda served: len(served) == len(requests) + 2)
@@ -109,10 +112,11 @@ def test_a_client_over_its_hard_quota_is_refused_and_its_other_pages_work(
                 json={"text": "word " * 9_000},
                 headers=headers,
                 trust_env=False,
+                timeout=WITHIN_S,
             )
             for _ in range(3)
         ]
-        home = httpx2.get(url + "/", headers=headers, trust_env=False)
+        home = httpx2.get(url + "/", headers=headers, trust_env=False, timeout=WITHIN_S)
 
     assert answers[0].status_code == 200
     assert answers[-1].status_code == 429
@@ -130,6 +134,7 @@ def test_the_starlette_app_believes_its_edge(provider: Provider, daemon: Daemon)
             json={"question": "Where is my parcel?"},
             headers={"X-Client-ID": "bigco-inc", "X-Project-ID": "support-chatbot"},
             trust_env=False,
+            timeout=WITHIN_S,
         )
 
     assert answer.json()["answer"]
@@ -146,6 +151,7 @@ def test_the_starlette_app_reads_its_session(provider: Provider, daemon: Daemon)
             json={"question": "Where is my parcel?"},
             headers={"Cookie": "session=session-of-acme", "X-Client-ID": "bigco-inc"},
             trust_env=False,
+            timeout=WITHIN_S,
         )
 
     assert answer.json()["answer"]

@@ -12,7 +12,14 @@ import httpx2
 import openai
 import pytest
 
-from tests.examples.running import ROOT, assert_counted, assert_no_header_of_ours, environment, run
+from tests.examples.running import (
+    ROOT,
+    WITHIN_S,
+    assert_counted,
+    assert_no_header_of_ours,
+    environment,
+    run,
+)
 from tests.examples.test_apps import served_app, url_of
 
 if TYPE_CHECKING:
@@ -46,6 +53,7 @@ def test_the_gateway_passes_on_the_providers_own_bytes(provider: Provider, daemo
                         json=body,
                         headers={"X-Client-ID": "acme-corp", "X-Provider-Do": wish},
                         trust_env=False,
+                        timeout=WITHIN_S,
                     ) as answer:
                         answers.append((answer.status_code, b"".join(answer.iter_raw())))
                 assert answers[0] == answers[1], (wish, body)

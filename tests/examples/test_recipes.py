@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import httpx2
 import pytest
 
-from tests.examples.running import BIN, Running, assert_counted, environment, run, running
+from tests.examples.running import BIN, WITHIN_S, Running, assert_counted, environment, run, running
 from tests.support.provider import Counts
 
 if TYPE_CHECKING:
@@ -109,6 +109,7 @@ def test_wsgi_apps_under_gunicorns_prefork_are_metered(
                     json={"question": f"{client} asks {number}"},
                     headers={"Authorization": f"Bearer {key}"},
                     trust_env=False,
+                    timeout=WITHIN_S,
                 )
                 assert answer.status_code == 200, answer.text
 
