@@ -41,6 +41,18 @@ FLUSH_AT_SHUTDOWN_S = 2.0
 _CLIENT, _PROJECT = CLIENT_HEADER.encode(), PROJECT_HEADER.encode()
 
 
+async def _flush(meter: Meter) -> None:
+    """Flush without holding up the loop; at most `FLUSH_AT_SHUTDOWN_S`, whatever the loop is."""
+    import asyncio  # loaded by whoever serves this app; not by importing us
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:  # trio's loop, which has nothing else to do any more
+        meter.flush(FLUSH_AT_SHUTDOWN_S)
+    else:
+        await asyncio.to_thread(meter.flush, FLUSH_AT_SHUTDOWN_S)
+
+
 class MeterMiddleware:
     """ASGI middleware that bills what a request does to whom the request is for.
 
@@ -160,6 +172,4 @@ class MeterMiddleware:
             await self.app(scope, receive, send)
         finally:
             if not self.meter.is_disabled:
-                import asyncio  # loaded by whoever serves this app; not by importing us
-
-                await asyncio.to_thread(self.meter.flush, FLUSH_AT_SHUTDOWN_S)
+                await _flush(self.meter)

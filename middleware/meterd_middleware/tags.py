@@ -216,7 +216,7 @@ def _from_call(clients: Sequence[str], projects: Sequence[str]) -> Tags | None:
 
 
 _TWO_CLIENTS = "\0"
-"""Stands for two contradicting headers; no header can hold it."""
+"""Stands for, or between, two contradicting headers; no header can hold it."""
 
 
 def _checked(tags: Tags) -> Payer:
@@ -239,7 +239,7 @@ _known: dict[Tags, Payer] = {}
 def _judged(tags: Tags) -> Payer:
     client, project = tags.client, tags.project
     if wrong := why_invalid(client):
-        if client == _TWO_CLIENTS:
+        if isinstance(client, str) and _TWO_CLIENTS in client:
             return Payer(Tags(UNATTRIBUTED), "two different X-Client-ID headers")
         return Payer(Tags(UNATTRIBUTED), f"the client id {wrong}")
     if project and (wrong := why_invalid(project)):

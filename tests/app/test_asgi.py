@@ -85,6 +85,22 @@ def test_headers_are_believed_where_trust_headers_says_so(meter: RecordingMeter)
     assert found == {"client": "acme-corp", "project": "p"}
 
 
+def test_two_trusted_headers_that_contradict_each_other_name_nobody(
+    meter: RecordingMeter,
+) -> None:
+    def page(request: Request) -> Response:
+        with meter.call(request_model="m") as call:
+            call.settle(input_tokens=1, output_tokens=1)
+        return PlainTextResponse("done")
+
+    client = app_with(Route("/", page), meter=meter, trust_headers=True)
+    client.get("/", headers=[("X-Client-ID", "acme-corp"), ("X-Client-ID", "bigco-inc")])
+
+    assert [(r.client, r.note) for r in meter.records] == [
+        ("unattributed", "two different X-Client-ID headers")
+    ]
+
+
 def test_identify_comes_before_trusted_headers(meter: RecordingMeter) -> None:
     client = app_with(meter=meter, identify=lambda scope: "acme-corp", trust_headers=True)
 
@@ -149,6 +165,24 @@ def test_lifespan_runs_as_without_us(meter: RecordingMeter) -> None:
         client.get("/")
 
     assert happened == ["started", "ended"]
+
+
+def test_the_end_of_the_lifespan_hands_over_what_is_left(
+    meter: RecordingMeter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed: list[float] = []
+
+    def flush(timeout: float) -> bool:
+        flushed.append(timeout)
+        return True
+
+    monkeypatch.setattr(meter, "flush", flush)
+    app = Starlette(routes=[Route("/", shows_tags)])
+    app.add_middleware(MeterMiddleware, meter=meter)
+    with TestClient(app):
+        assert flushed == []
+
+    assert flushed == [2.0]
 
 
 def refused_app(

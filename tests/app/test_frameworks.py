@@ -183,3 +183,31 @@ async def test_hugging_faces_async_clients_are_made_anew_and_metered(
             await client.chat_completion(model="gpt-oss", messages=MESSAGES)
 
     counted(meter, provider, 2)
+
+
+def test_gemini_interactions(meter: RecordingMeter) -> None:
+    """They retry four times whatever the server says, unless it says `retry-after-ms`."""
+    import httpx2
+
+    sent: list[str] = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        sent.append(request.url.path)
+        usage = {"total_input_tokens": 5, "total_output_tokens": 3, "total_tokens": 8}
+        body = {"id": "int_1", "model": "gemini-3-pro", "status": "completed", "outputs": []}
+        return httpx2.Response(200, json={**body, "object": "interaction", "usage": usage})
+
+    http = httpx2.Client(transport=httpx2.MockTransport(answer))
+    client = genai.Client(api_key="k", http_options=types.HttpOptions(httpx_client=http))
+    instrument(client, meter=meter)
+    client.interactions.create(model="gemini-3-pro", input="hi")
+    assert [(r.provider, r.tokens) for r in meter.records] == [("gcp.gemini", 8)]
+
+    meter.refuse("acme-corp")
+    with pytest.raises(Exception) as caught:
+        client.interactions.create(model="gemini-3-pro", input="hi")
+    assert type(caught.value).__name__ == "RateLimitError"
+    assert refusal_of(caught.value) is not None
+    assert len(sent) == 1
+    assert [r.status for r in meter.records] == ["complete", "refused"]
+    client.close()

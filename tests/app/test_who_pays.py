@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -94,6 +96,13 @@ def test_an_id_that_cant_be_used_is_unattributed_and_noted(client: str, note: st
     """Billing the next in line would bill somebody whom the app did not name."""
     with tagged(client="somebody-else"):
         assert who_pays([client], []) == Payer(Tags(UNATTRIBUTED), note)
+
+
+def test_an_id_that_is_no_string_is_unattributed_and_noted() -> None:
+    """Straight from a database, as `tagged(client=user.agency_id)` would have it."""
+    number: Any = 42
+    with tagged(client=number):
+        assert who_pays() == Payer(Tags(UNATTRIBUTED), "the client id is no string")
 
 
 def test_two_client_headers_that_contradict_each_other_name_nobody() -> None:
