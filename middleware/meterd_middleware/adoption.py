@@ -51,7 +51,7 @@ def adoptable(
     disk: Disk,
     root: str,
     *,
-    again: bool = False,
+    again: bool | Callable[[bytes, Acknowledged], bool] = False,
     tell: Callable[[str, OSError], object] = lambda path, error: None,
 ) -> Iterator[Adopted]:
     """The directories whose process is dead, one after the other, each locked while in hand.
@@ -62,14 +62,16 @@ def adoptable(
     Args:
         disk: usually `OsDisk()`.
         root: the spool root; one that isn't there has nothing to adopt.
-        again: finished ones too: a ledger restored from a backup may want them again.
+        again: finished ones too: a ledger restored from a backup may want them again. Asked
+            with a producer and what was acknowledged of it, it decides without the directory
+            being read.
         tell: called with a directory that can't be read, which stands in no other's way.
     """
     for name in _names(disk, root):
         if directory.producer_of(name) is None:
             continue
         path = f"{root}/{name}"
-        if not again and _exists(disk, f"{path}/{directory.FINISHED}"):
+        if _is_done_with(disk, path, again):
             continue
         try:
             adopted = adopt(disk, path)
@@ -81,6 +83,23 @@ def adoptable(
                 yield adopted
             finally:
                 adopted.release()
+
+
+def _is_done_with(
+    disk: Disk, path: str, again: bool | Callable[[bytes, Acknowledged], bool]
+) -> bool:
+    """Whether a directory is finished and not wanted again."""
+    if again is True or not _exists(disk, f"{path}/{directory.FINISHED}"):
+        return False
+    if again is False:
+        return True
+    try:
+        data = directory.read_small(disk, f"{path}/{directory.FINISHED}")
+    except OSError:
+        return True
+    return not again(
+        directory.producer_of(path.rpartition("/")[2]) or b"", Acknowledged.unpack(data)
+    )
 
 
 def adopt(disk: Disk, path: str) -> Adopted | None:
