@@ -6,6 +6,7 @@ Nothing acknowledged is lost, nothing is counted twice, and what can't be done n
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import random
 import shutil
@@ -13,6 +14,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +27,7 @@ from tests.store.conftest import HandClock
 from tests.support.builders import NOW_MS, placed, producer_id, usage
 
 if TYPE_CHECKING:
+    from meterd.store.batch import PlacedBatch
     from meterd.store.sqlite import SqliteStore
 
 NOVEMBER = PeriodIndex(2025 * 12 + 10)
@@ -290,6 +293,74 @@ async def test_a_planted_difference_is_found(tmp_path: Path, clock: HandClock) -
         await store.close()
 
         assert (found in "; ".join(told)) if found else told == (), statement
+
+
+_COMMIT_A_FEW = """
+import asyncio, os, sys
+from pathlib import Path
+from meterd.store.sqlite import open_store
+from tests.store.conftest import HandClock
+from tests.support.builders import placed, usage
+
+async def main():
+    store = await open_store(Path(sys.argv[1]), HandClock())
+    for first in range(1, 6):
+        await store.commit(placed(usage(), first_sequence=first))
+        os.write(1, b"acknowledged")
+    await store.close()
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
+def test_the_log_is_on_the_disk_before_anything_is_acknowledged(tmp_path: Path) -> None:
+    """What the kernel saw: between two answers the write-ahead log was synced."""
+    trace = tmp_path / "trace"
+    done = subprocess.run(
+        ["strace", "-f", "-y", "-o", str(trace), "-e", "trace=fsync,fdatasync,write",
+         sys.executable, "-c", _COMMIT_A_FEW, str(tmp_path / "data")],
+        capture_output=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        timeout=60,
+        check=False,
+    )  # fmt: skip
+    if b"ptrace" in done.stderr:
+        pytest.skip("this process may not trace another")
+    assert done.returncode == 0, done.stderr
+
+    happened = [
+        "answer" if "acknowledged" in line else "sync"
+        for line in trace.read_text().splitlines()
+        if ("write(1<" in line and "acknowledged" in line)
+        or ("sync(" in line and "ledger.db-wal" in line and "= 0" in line)
+    ]
+
+    assert happened.count("answer") == 5
+    for at, what in enumerate(happened):
+        if what == "answer":
+            assert happened[at - 1] == "sync", happened
+
+
+async def test_a_batch_is_let_go_of_once_it_is_answered(store: SqliteStore) -> None:
+    """Without the collector's help: at full speed it would find them late."""
+
+    class Batch:
+        def read(self) -> PlacedBatch:
+            return placed(usage())
+
+    batch = Batch()
+    gone = weakref.ref(batch)
+    gc.disable()
+    try:
+        await store.commit(batch)
+        del batch
+        await store.commit(placed(usage()))
+
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 async def test_requests_that_wait_while_it_closes_are_answered(

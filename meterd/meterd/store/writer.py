@@ -56,22 +56,40 @@ T = TypeVar("T")
 class _Waiting(Generic[T]):
     """A request that waits for its transaction, and the future that its sender awaits."""
 
-    __slots__ = ("answer", "fault", "future", "is_alone", "is_hurried", "job")
+    __slots__ = ("answer", "fault", "future", "is_alone", "is_hurried")
+
+    def __init__(
+        self, future: asyncio.Future[T], *, is_alone: bool = False, is_hurried: bool = False
+    ) -> None:
+        self.future = future
+        self.is_alone = is_alone
+        self.is_hurried = is_hurried
+        self.answer: T | None = None
+        self.fault: BaseException | None = None
+
+    def run(self, engine: Engine) -> T:
+        """Do what was asked, within the transaction."""
+        raise NotImplementedError
+
+
+class _Job(_Waiting[T]):
+    """A function that waits."""
+
+    __slots__ = ("job",)
 
     def __init__(
         self,
         job: Callable[[Engine], T],
         future: asyncio.Future[T],
         *,
-        is_alone: bool = False,
-        is_hurried: bool = False,
+        is_alone: bool,
+        is_hurried: bool,
     ) -> None:
+        super().__init__(future, is_alone=is_alone, is_hurried=is_hurried)
         self.job = job
-        self.future = future
-        self.is_alone = is_alone
-        self.is_hurried = is_hurried
-        self.answer: T | None = None
-        self.fault: BaseException | None = None
+
+    def run(self, engine: Engine) -> T:
+        return self.job(engine)
 
 
 class _Batch(_Waiting["Sequence"]):
@@ -80,10 +98,10 @@ class _Batch(_Waiting["Sequence"]):
     __slots__ = ("batch",)
 
     def __init__(self, batch: UnreadBatch, future: asyncio.Future[Sequence]) -> None:
-        super().__init__(self._add, future)
+        super().__init__(future)
         self.batch = batch
 
-    def _add(self, engine: Engine) -> Sequence:
+    def run(self, engine: Engine) -> Sequence:
         return engine.ledger.add(self.batch.read())
 
 
@@ -138,7 +156,7 @@ class Writer:
             hurried: an app's call waits for it, and for those that will follow.
         """
         future: asyncio.Future[T] = self._loop.create_future()
-        waiting = _Waiting(job, future, is_alone=alone, is_hurried=hurried)
+        waiting = _Job(job, future, is_alone=alone, is_hurried=hurried)
         return await self._enqueue(waiting, self._ordered if after_batches else self._first)
 
     def note(self, job: Callable[[Engine], None]) -> None:
@@ -270,7 +288,7 @@ class Writer:
     def _run(engine: Engine, request: _Waiting[object]) -> None:
         """One request; what it is refused for is its own affair: nothing of it was written."""
         try:
-            request.answer = request.job(engine)
+            request.answer = request.run(engine)
         except Refused as refusal:
             request.fault = refusal
 
