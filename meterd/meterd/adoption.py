@@ -89,8 +89,8 @@ class Sweeper:
                 if is_tidying:
                     self._tidy(root)
                 self._troubles.pop(root, None)
-            except OSError as error:
-                self._note(root, f"{root} can't be swept: {error.strerror or error}")
+            except Exception as error:
+                self._note(root, f"{root} can't be swept: {_reason(error)}")
 
     def _adopt_all(self, loop: asyncio.AbstractEventLoop, root: str) -> None:
         for adopted in adoptable(self._disk, root, tell=self._cannot_read):
@@ -99,10 +99,9 @@ class Sweeper:
             try:
                 self._adopt(loop, adopted)
                 self._troubles.pop(adopted.path, None)
-            except OSError as error:
+            # Whatever lies in a spool root must not end the daemon, and again at each start.
+            except Exception as error:
                 self._cannot_read(adopted.path, error)
-            except MeterdError as error:
-                self._note(adopted.path, f"{adopted.path} can't be adopted now: {error}")
 
     def _adopt(self, loop: asyncio.AbstractEventLoop, adopted: Adopted) -> None:
         """Bring one directory to its end, or as far as the ledger takes it now."""
@@ -134,14 +133,21 @@ class Sweeper:
             keep_bytes=ACKNOWLEDGED_KEEP_BYTES,
         )
 
-    def _cannot_read(self, path: str, error: OSError) -> None:
-        self._note(path, f"{path} can't be adopted: {error.strerror or error}")
+    def _cannot_read(self, path: str, error: Exception) -> None:
+        self._note(path, f"{path} can't be adopted: {_reason(error)}")
 
     def _note(self, path: str, trouble: str) -> None:
         """Log a trouble when it begins and when it changes, not every two seconds."""
         if self._troubles.get(path) != trouble:
             self._troubles[path] = trouble
             _log.warning("%s", trouble)
+
+
+def _reason(error: Exception) -> str:
+    """Why something failed: a sentence where it is one, else what a bug report needs."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    return str(error) if isinstance(error, MeterdError) else f"{type(error).__name__}: {error}"
 
 
 class _Passage:

@@ -23,6 +23,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from meterd.adoption import Sweeper
 from meterd.config.in_force import InForce
+from meterd.errors import CannotStart
 from meterd.hooks import Announcements, Hooks
 from meterd.listening import Listening
 from meterd.service import usage
@@ -39,13 +40,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from meterd.clock import Clock
-    from meterd.options import Options
+    from meterd.options import Address, Options
     from meterd.store.store import Store
 
 _log = logging.getLogger("meterd")
 
 DRAIN_S = 1.0
 """How long calls may go on after SIGTERM. A stream that is cut is resent from the watermark."""
+
+SOCKETS_LOOKED_AT_S = 2.0
 
 MESSAGE_BYTES_MAX = 16 << 20
 
@@ -105,6 +108,7 @@ class _Daemon:
         self._rollup = RollupServicer(store, self._in_force, clock)
         self._sweeper = Sweeper(store, clock, options.spool_roots, version)
         self._health = health.aio.HealthServicer()
+        self._servers: list[grpc.aio.Server] = []
         self._clock = clock
         self._version = version
 
@@ -115,17 +119,17 @@ class _Daemon:
             await self._apply_at_start(self._options.config)
         await self._quota.start()
         self._make_spool_root()
-        servers = self._servers()
-        for server in servers:
+        self._bind()
+        for server in self._servers:
             await server.start()
         async with asyncio.TaskGroup() as tasks:
-            work = (self._hooks.run(), self._sweeper.run(), self._quota.run())
+            work = (self._hooks.run(), self._sweeper.run(), self._quota.run(), self._keep_sockets())
             running = [tasks.create_task(task) for task in work]
             await self._say(health_pb2.HealthCheckResponse.SERVING)
             ready(self._where())
             await stop.wait()
             await self._say(health_pb2.HealthCheckResponse.NOT_SERVING)
-            await asyncio.gather(*(server.stop(DRAIN_S) for server in servers))
+            await asyncio.gather(*(server.stop(DRAIN_S) for server in self._servers))
             for task in running:
                 task.cancel()
 
@@ -145,17 +149,15 @@ class _Daemon:
         except OSError as error:
             _log.warning("the spool root %s can't be made: %s", root, error.strerror or error)
 
-    def _servers(self) -> list[grpc.aio.Server]:
+    def _bind(self) -> None:
         """A server for unix sockets, guarded by their mode, and one for TCP, guarded by keys."""
-        # Bound before the status is asked: it says the ports that were really bound.
-        servers = []
         sockets = [address for address in self._options.listen if address.path]
         ports = [address for address in self._options.listen if not address.path]
         if sockets:
             server = grpc.aio.server(options=_SERVER_OPTIONS)
             for address in sockets:
                 self._listening.bind_unix(server, address)
-            servers.append(server)
+            self._servers.append(server)
         if ports:
             keys = AccessKeys(
                 lambda: self._in_force.agency.access_keys,
@@ -164,15 +166,35 @@ class _Daemon:
             server = grpc.aio.server(interceptors=(keys,), options=_SERVER_OPTIONS)
             for address in ports:
                 self._listening.bind_tcp(server, address)
-            servers.append(server)
+            self._servers.append(server)
             if not self._in_force.agency.access_keys:
                 _log.warning("nobody can use TCP yet: [access_keys] in meterd.toml has none")
-        admin = self._admin()
-        for server in servers:
-            self._register(server, admin)
-        return servers
+        # Made only now: it says the ports that were really bound.
+        self._admin = self._make_admin()
+        for server in self._servers:
+            self._register(server)
 
-    def _admin(self) -> AdminServicer:
+    async def _keep_sockets(self) -> None:
+        """Make a socket that somebody removed anew: apps wait on disk until they find it."""
+        troubles: dict[Address, str] = {}
+        while True:
+            await asyncio.sleep(SOCKETS_LOOKED_AT_S)
+            for address in self._listening.lost():
+                server = grpc.aio.server(options=_SERVER_OPTIONS)
+                self._register(server)
+                try:
+                    self._listening.bind_again(server, address)
+                except (CannotStart, OSError) as error:
+                    if troubles.get(address) != str(error):
+                        troubles[address] = str(error)
+                        _log.error("%s was removed, and can't be made anew: %s", address, error)
+                    continue
+                await server.start()
+                self._servers.append(server)
+                troubles.pop(address, None)
+                _log.warning("%s was removed by somebody; made anew", address)
+
+    def _make_admin(self) -> AdminServicer:
         return AdminServicer(
             self._store,
             self._in_force,
@@ -190,11 +212,11 @@ class _Daemon:
             connected=lambda: self._usage.connected,
         )
 
-    def _register(self, server: grpc.aio.Server, admin: AdminServicer) -> None:
+    def _register(self, server: grpc.aio.Server) -> None:
         usage.add_to_server(self._usage, server)
         quota_pb2_grpc.add_QuotaServiceServicer_to_server(self._quota, server)
         rollup_pb2_grpc.add_RollupServiceServicer_to_server(self._rollup, server)
-        admin_pb2_grpc.add_AdminServiceServicer_to_server(admin, server)
+        admin_pb2_grpc.add_AdminServiceServicer_to_server(self._admin, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         _enable_reflection(server)
 

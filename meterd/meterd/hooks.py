@@ -20,6 +20,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Protocol
 
 from meterd.delivery import NotDelivered, deliver
+from meterd.errors import StorageFault
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -132,16 +133,22 @@ class Hooks:
 
         Returns:
             False where that was done before, or nobody is to be told: it is not to be withdrawn.
+
+        Raises:
+            StorageFault: it can't be written now; nothing was claimed, so ask again.
         """
         path = self._path(event)
         if self._hook() is None or await asyncio.to_thread(path.exists):
             return False
-        await asyncio.to_thread(_write, path, event.body())
+        try:
+            await asyncio.to_thread(_write, path, event.body())
+        except OSError as error:
+            raise StorageFault(f"{path} can't be written: {error.strerror}") from error
         return True
 
     async def withdraw(self, event: ThresholdEvent) -> None:
         """Forget an event that was prepared, but had been claimed, and told, long before."""
-        await asyncio.to_thread(self._path(event).unlink, missing_ok=True)
+        await asyncio.to_thread(_remove, self._path(event))
 
     def tell(self, event: ThresholdEvent) -> None:
         """Tell of an event that was prepared and claimed."""
@@ -181,7 +188,7 @@ class Hooks:
                 failures += 1
                 await asyncio.sleep(pause_s)
             else:
-                await asyncio.to_thread(path.unlink, missing_ok=True)
+                await asyncio.to_thread(_remove, path)
                 return
 
     def _put(self, path: Path) -> None:
@@ -216,6 +223,14 @@ def _write(path: Path, body: bytes) -> None:
         os.fsync(directory)
     finally:
         os.close(directory)
+
+
+def _remove(path: Path) -> None:
+    """Take an event out of the outbox; one that stays is told again at the next start."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        _log.warning("%s can't be removed: %s", path, error.strerror)
 
 
 def _left_over(outbox: Path) -> list[Path]:

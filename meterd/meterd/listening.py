@@ -12,7 +12,7 @@ import grp
 import os
 import socket
 import stat
-from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,8 +22,6 @@ from meterd.errors import CannotStart
 from meterd.options import Address
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from meterd.options import Options
 
 SOCKET_MODE, SOCKET_MODE_GROUP = 0o600, 0o660
@@ -38,13 +36,15 @@ class Listening:
     def __init__(self, options: Options) -> None:
         self._options = options
         self._group = _group_id(options.group)
-        self._claims = ExitStack()
+        self._claims: dict[Address, _Claim] = {}
         self.bound: list[str] = []
         """Addresses as people type them, with the ports that were really bound."""
 
     def close(self) -> None:
         """Take the sockets away and let go of their locks."""
-        self._claims.close()
+        for claim in self._claims.values():
+            claim.release()
+        self._claims.clear()
 
     def bind_unix(self, server: grpc.aio.Server, address: Address) -> None:
         """Bind a server to a socket that this user, or the group, alone may open.
@@ -54,16 +54,29 @@ class Listening:
         """
         path = Path(address.path)
         try:
-            self._claims.enter_context(_claimed(path))
-            _bind(server, f"unix:{path}", address)
-            mode = SOCKET_MODE if self._group is None else SOCKET_MODE_GROUP
-            if self._group is not None:
-                os.chown(path, -1, self._group)
-            path.chmod(mode)
+            self._claims[address] = _Claim.of(path)
+            self._bind_claimed(server, address)
         except OSError as error:
             reason = error.strerror or str(error)
             raise CannotStart(f"can't listen on {address}: {reason.lower()}") from error
         self.bound.append(str(address))
+
+    def lost(self) -> list[Address]:
+        """The sockets that somebody has removed: nobody new can reach the daemon there."""
+        return [address for address, claim in self._claims.items() if not claim.is_standing()]
+
+    def bind_again(self, server: grpc.aio.Server, address: Address) -> None:
+        """Bind another server where a socket was removed; the first keeps its connections.
+
+        Raises:
+            CannotStart: somebody else is there now.
+            OSError: it can't be made.
+        """
+        claim = self._claims[address]
+        if not claim.is_locked():
+            self._claims[address] = _Claim.of(claim.path)
+            claim.abandon()
+        self._bind_claimed(server, address)
 
     def bind_tcp(self, server: grpc.aio.Server, address: Address) -> None:
         """Bind a server to a port, with TLS where a certificate was given.
@@ -87,6 +100,61 @@ class Listening:
             os.chown(root, -1, self._group)
             root.chmod(SPOOL_MODE_GROUP)
 
+    def _bind_claimed(self, server: grpc.aio.Server, address: Address) -> None:
+        claim = self._claims[address]
+        _bind(server, f"unix:{claim.path}", address)
+        if self._group is not None:
+            os.chown(claim.path, -1, self._group)
+        claim.path.chmod(SOCKET_MODE if self._group is None else SOCKET_MODE_GROUP)
+        claim.note()
+
+
+@dataclass(slots=True)
+class _Claim:
+    """A socket's path held for this process, by a lock on the file beside it."""
+
+    path: Path
+    lock: Path
+    descriptor: int
+    socket: os.stat_result | None = None
+
+    @classmethod
+    def of(cls, path: Path) -> _Claim:
+        """Claim a path: nobody else's, and nothing in the way."""
+        path.parent.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
+        lock = path.with_name(f".{path.name}.lock")
+        claim = cls(path, lock, _locked(lock, path))
+        try:
+            _clear_the_way(path)
+        except BaseException:
+            claim.abandon()
+            raise
+        return claim
+
+    def note(self) -> None:
+        """Remember the socket as it was made."""
+        self.socket = self.path.stat()
+
+    def is_standing(self) -> bool:
+        """Whether the socket is still the one that was made."""
+        return self.socket is None or _is_same(self.socket, self.path)
+
+    def is_locked(self) -> bool:
+        """Whether the lock still stands beside the socket; the whole directory may be gone."""
+        return _is_same(os.fstat(self.descriptor), self.lock)
+
+    def release(self) -> None:
+        """Take the socket and its lock away, if they are ours."""
+        if self.socket is not None and self.is_standing():
+            self.path.unlink(missing_ok=True)
+        if self.is_locked():
+            self.lock.unlink(missing_ok=True)
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Let go of the lock and leave everything as it is."""
+        os.close(self.descriptor)
+
 
 def _group_id(name: str) -> int | None:
     if not name:
@@ -97,28 +165,13 @@ def _group_id(name: str) -> int | None:
         raise CannotStart(f"there is no group {name!r} on this machine (--group)") from None
 
 
-@contextmanager
-def _claimed(path: Path) -> Iterator[None]:
-    """Hold a socket's path for this process: nobody else's, and nothing in the way."""
-    path.parent.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
-    lock = path.with_name(f".{path.name}.lock")
-    descriptor = _locked(lock, path)
-    try:
-        _clear_the_way(path)
-        yield
-        path.unlink(missing_ok=True)
-        lock.unlink(missing_ok=True)
-    finally:
-        os.close(descriptor)
-
-
 def _locked(lock: Path, path: Path) -> int:
     """A locked descriptor of the lock file as it stands in the directory now."""
     while True:
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _is_same_file(descriptor, lock):
+            if _is_same(os.fstat(descriptor), lock):
                 return descriptor
         except OSError as error:
             os.close(descriptor)
@@ -128,10 +181,10 @@ def _locked(lock: Path, path: Path) -> int:
         os.close(descriptor)  # its last holder took the file away; lock the one that is there
 
 
-def _is_same_file(descriptor: int, path: Path) -> bool:
+def _is_same(known: os.stat_result, path: Path) -> bool:
     try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
+        return os.path.samestat(known, path.stat())
+    except OSError:
         return False
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import resource
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 DONE, FAILED, WRONG_USAGE = 0, 1, 2
+FILES_MAX = 65_536
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,6 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InvalidSetting as error:
         print(f"meterd: {error}", file=sys.stderr)
         return WRONG_USAGE
+    _allow_many_files()
     # Nobody else's: the ledger and sockets are made with the modes that are meant.
     os.umask(0o007 if options.group else 0o077)
     try:
@@ -68,6 +71,14 @@ def _version() -> str:
         return version("meterd")
     except PackageNotFoundError:
         return "0"
+
+
+def _allow_many_files() -> None:
+    """A connection is a file, and a thousand producers are more than the usual soft limit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = FILES_MAX if hard == resource.RLIM_INFINITY else min(hard, FILES_MAX)
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _log_to_stderr() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import stat
@@ -15,7 +16,7 @@ import grpc
 import pytest
 
 from meterd_proto.v1 import admin_pb2, admin_pb2_grpc
-from tests.deploy.asking import channel, rollup, ship, status, used
+from tests.deploy.asking import channel, rollup, ship, status, until, used
 from tests.support.daemon import Daemon, start_daemon
 
 if TYPE_CHECKING:
@@ -186,6 +187,32 @@ def test_with_a_group_others_may_connect_and_spool(place: Path) -> None:
         assert stat.S_IMODE((place / "m.sock").stat().st_mode) == 0o660
         assert stat.S_IMODE(spool.st_mode) == 0o2770
         assert spool.st_gid == os.getgid()
+
+
+def test_a_socket_that_somebody_removed_is_made_anew(place: Path) -> None:
+    """Streams that are open go on; new apps, which would wait on disk, find it again."""
+    with start_daemon(place) as daemon, channel(daemon) as before:
+        admin_pb2_grpc.AdminServiceStub(before).Status(admin_pb2.StatusRequest(), timeout=20)
+
+        (place / "m.sock").unlink()
+
+        assert until(lambda: "was removed by somebody; made anew" in daemon.stderr)
+        assert status(daemon).records == 0
+        assert stat.S_IMODE((place / "m.sock").stat().st_mode) == 0o600
+        stub = admin_pb2_grpc.AdminServiceStub(before)
+        assert stub.Status(admin_pb2.StatusRequest(), timeout=20).records == 0
+        assert daemon.stop() == 0
+        assert not (place / "m.sock").exists()
+
+
+def test_a_directory_that_somebody_removed_is_made_anew(place: Path) -> None:
+    """`/run` may be cleaned up under a running service."""
+    listen = (f"unix:{place}/run/m.sock",)
+    with start_daemon(place, listen=listen) as daemon:
+        shutil.rmtree(place / "run")
+
+        assert until(lambda: "was removed by somebody; made anew" in daemon.stderr)
+        assert status(daemon).records == 0
 
 
 def test_a_spool_root_that_cannot_be_made_keeps_nobody_from_metering(place: Path) -> None:
