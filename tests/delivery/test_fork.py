@@ -78,3 +78,52 @@ os._exit(0)
     assert not is_free
     assert _adopt_all(root, ledger) == 1
     assert [record.client for record in ledger.records] == ["parent"]
+
+
+def test_a_child_of_an_app_that_uses_grpc_itself_leaves_its_records_to_adopters(
+    root: Path,
+) -> None:
+    """Its copy of grpc's core may end the process: it is never touched, and nothing is lost."""
+    script = f"""
+import os, sys, threading
+from dataclasses import replace
+from pathlib import Path
+from meterd_middleware import courier
+from meterd_middleware.adoption import adoptable
+from meterd_middleware.disk import OsDisk
+from meterd_middleware.settings import Settings
+from meterd_middleware.shipper import Shipper
+from meterd_middleware.usage import UsageRecord
+from tests.support.network import serving
+courier.HAND_OVER_NS = 0
+root = Path({str(root)!r})
+with serving() as server:
+    shipper = Shipper(Settings(spool_root=root, target=server.target, service='a', host='h',
+                               free_bytes_min=0))
+    shipper.append(UsageRecord(client='parent'))
+    assert shipper.flush(15)
+    pid = os.fork()
+    if pid == 0:
+        shipper.append(UsageRecord(client='child'))
+        path = shipper._spools.current.path
+        pause = threading.Event()
+        for _ in range(1_000):
+            free = [one.path for one in adoptable(OsDisk(), str(root))]
+            if path in free:
+                os._exit(0)
+            pause.wait(0.01)
+        os._exit(1)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+    shipper.append(UsageRecord(client='parent'))
+    assert shipper.flush(15)
+    shipper.close(5)
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+
+    assert done.stdout.split() == ["0"], done.stderr
