@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import httpx
 
-from meterd_middleware.transport import AsyncShell, AsyncTee, Replay, SyncShell, Tee, check_family
+from meterd_middleware.tee import AsyncTee, Replay, Tee
+from meterd_middleware.transport import AsyncShell, SyncShell, check_family
 
 if TYPE_CHECKING:
     from meterd_middleware.meter import Meter

@@ -6,9 +6,7 @@
 
 The shells in `httpx.py` and `httpx2.py` add nothing but the base classes of their family.
 The request that the app made is never changed: the provider gets a copy without our headers.
-The response is the inner transport's own object; its `stream` alone is replaced. A stream's
-state belongs to the stream, not to its iterator, since openai's async client drains what it
-left unread through a second iterator.
+The response is the inner transport's own object; its `stream` alone is replaced, by a tee.
 """
 
 from __future__ import annotations
@@ -19,9 +17,9 @@ from typing import TYPE_CHECKING, Any, Self
 from meterd_middleware.errors import CannotInstrument
 from meterd_middleware.fields import OURS, Fields, without_ours
 from meterd_middleware.settlement import Ending
+from meterd_middleware.tee import ending_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
     from types import TracebackType
 
     from meterd_middleware.exchange import Exchange
@@ -131,29 +129,6 @@ def _with_body(request: Any, body: bytes) -> Any:
     )
 
 
-def ending_of(error: BaseException) -> Ending:
-    """How a call ended that raised this; by class names, which both families share."""
-    for kind in type(error).__mro__:
-        ending = _ENDINGS.get(kind.__name__)
-        if ending is not None:
-            return ending
-    return Ending.CUT if isinstance(error, Exception) else Ending.LEFT
-
-
-_ENDINGS = {
-    "ConnectTimeout": Ending.NOT_SENT_IN_TIME,
-    "PoolTimeout": Ending.NOT_SENT_IN_TIME,
-    "WriteTimeout": Ending.NOT_SENT_IN_TIME,
-    "ConnectError": Ending.NOT_SENT,
-    "WriteError": Ending.NOT_SENT,
-    "ProxyError": Ending.NOT_SENT,
-    "UnsupportedProtocol": Ending.NOT_SENT,
-    "LocalProtocolError": Ending.NOT_SENT,
-    "TimeoutException": Ending.TIMED_OUT,
-    "TimeoutError": Ending.TIMED_OUT,
-}
-
-
 def head(exchange: Exchange, response: Any) -> bool:
     """Tell the exchange of a response's head; False if there is nothing left to tee."""
     try:
@@ -207,107 +182,6 @@ def _wrong_client(shell: object, request: object) -> CannotInstrument:
         f"{kind.__module__}.{kind.__name__} was given to a client of {family}; "
         f"use the transport of meterd_middleware.{family}, or instrument(client)"
     )
-
-
-class Tee:
-    """A response's stream, sync: the inner one's bytes, shown to the exchange as they pass."""
-
-    def __init__(self, inner: Any, exchange: Exchange) -> None:
-        self._inner = inner
-        self._exchange = exchange
-
-    def __iter__(self) -> Iterator[bytes]:
-        exchange = self._exchange
-        feed = exchange.feed
-        hider = exchange.hider
-        try:
-            for chunk in self._inner:
-                feed(chunk)
-                if hider is not None:
-                    chunk = exchange.hide(chunk)
-                    if not chunk:
-                        continue
-                yield chunk
-            exchange.end(Ending.END_OF_FILE)
-            if hider is not None and (rest := exchange.hide_rest()):
-                yield rest
-        except GeneratorExit:  # the app left, perhaps by garbage collection
-            exchange.end_late()
-            raise
-        except BaseException as error:
-            exchange.end(ending_of(error))
-            if isinstance(error, Exception) and (rest := exchange.hide_rest()):
-                yield rest  # what was held back, as the app would have had it before the end
-            raise
-
-    def close(self) -> None:
-        """Close the inner stream. An SDK's finaliser may be who closes it."""
-        self._exchange.end_late()
-        self._inner.close()
-
-
-class AsyncTee:
-    """A response's stream, async."""
-
-    def __init__(self, inner: Any, exchange: Exchange) -> None:
-        self._inner = inner
-        self._exchange = exchange
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        exchange = self._exchange
-        feed = exchange.feed
-        hider = exchange.hider
-        try:
-            async for chunk in self._inner:
-                feed(chunk)
-                if hider is not None:
-                    chunk = exchange.hide(chunk)
-                    if not chunk:
-                        continue
-                yield chunk
-            exchange.end(Ending.END_OF_FILE)
-            if hider is not None and (rest := exchange.hide_rest()):
-                yield rest
-        except GeneratorExit:
-            exchange.end_late()
-            raise
-        except BaseException as error:
-            exchange.end(ending_of(error))
-            if isinstance(error, Exception) and (rest := exchange.hide_rest()):
-                yield rest  # what was held back, as the app would have had it before the end
-            raise
-
-    async def aclose(self) -> None:
-        """Close the inner stream."""
-        self._exchange.end_late()
-        await self._inner.aclose()
-
-
-class Replay:
-    """The part of a body that we have read, then the rest; for either kind of client."""
-
-    def __init__(self, read: list[bytes], rest: Any, inner: Any) -> None:
-        self._read = read
-        self._rest = rest
-        self._inner = inner
-
-    def __iter__(self) -> Iterator[bytes]:
-        yield from self._read
-        yield from self._rest
-
-    def close(self) -> None:
-        """Close the inner stream."""
-        self._inner.close()
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        for chunk in self._read:
-            yield chunk
-        async for chunk in self._rest:
-            yield chunk
-
-    async def aclose(self) -> None:
-        """Close the inner stream."""
-        await self._inner.aclose()
 
 
 class SyncShell(Shell):
