@@ -13,6 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from meterd.billing.period import day_of, period_of
+from meterd.clock import moment_of
 from meterd.config.agency import Agency, Client, PriceOverride, QuotaRule
 from meterd.errors import BatchBroken, NotFound, SequenceGap
 from meterd.ids import LeaseId, ProducerId
@@ -350,6 +352,65 @@ async def test_days_and_periods_are_those_of_the_agencys_zone(store: SqliteStore
     november = await store.rollup(RollupQuery(period=NOVEMBER, by=(Grouping.DAY,)))
     assert [row.sums.requests for row in october] == [1]
     assert [(row.day, row.sums.requests) for row in november] == [("2025-11-15", 1)]
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_rollups_are_what_the_records_say_whatever_the_zone_and_the_days(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    """Added up again by another route, over days of 23, 24, 24½ and 25 hours, and anchors."""
+    zone = data.draw(
+        st.sampled_from(["UTC", "America/New_York", "Australia/Lord_Howe", "Africa/Cairo"])
+    )
+    # Around the changes of clocks of spring and autumn 2026, received the day after.
+    now_ms = data.draw(st.sampled_from([1_775_500_000_000, 1_777_100_000_000, 1_793_600_000_000]))
+    clients = {
+        "early": Client("early", anchor=data.draw(st.integers(1, 31))),
+        "first": Client("first"),
+    }
+    agency = Agency(timezone=zone, clients=clients)
+    back = st.integers(0, 34 * DAY_MS) | st.integers(0, 2 * DAY_MS)
+    records = data.draw(
+        st.lists(
+            st.tuples(st.sampled_from(["early", "first", "stranger"]), back, st.integers(1, 99)),
+            min_size=1,
+            max_size=25,
+        )
+    )
+    cut = data.draw(st.integers(0, len(records)))
+
+    async def run() -> None:
+        store = await open_store(tmp_path_factory.mktemp("data"), HandClock(now_ms))
+        await store.use_agency(agency)
+        first = 1
+        for part in (records[:cut], records[cut:]):
+            if part:
+                batch = placed(
+                    *(
+                        usage(client, input_tokens=tokens, occurred_at_ms=now_ms - ago)
+                        for client, ago, tokens in part
+                    ),
+                    first_sequence=first,
+                    now_ms=now_ms,
+                )
+                first = await store.commit(batch) + 1
+        expected: dict[tuple[str, int, str], int] = {}
+        for client, ago, tokens in records:
+            moment = moment_of((now_ms - ago) * 1_000_000)
+            period = period_of(moment, agency.zone, agency.anchor_of(client)).index
+            key = (client, period, day_of(moment, agency.zone).isoformat())
+            expected[key] = expected.get(key, 0) + tokens
+        found = {}
+        for period in {period for _, period, _ in expected}:
+            query = RollupQuery(period=PeriodIndex(period), by=(Grouping.CLIENT, Grouping.DAY))
+            for row in await store.rollup(query):
+                found[row.client, period, row.day] = row.sums.input_tokens
+        assert found == expected
+        assert await differences(store) == ()
+        await store.close()
+
+    asyncio.run(run())
 
 
 # ── quarantine ──
