@@ -119,6 +119,19 @@ def test_the_end_of_a_period_is_in_the_next() -> None:
     assert period_of(period.end, ZoneInfo("Europe/Berlin")).index == period.index + 1
 
 
+def test_an_hour_that_the_clock_gives_back_stays_in_the_new_month() -> None:
+    """St. John's, 1 November 2009: a minute past midnight the clock went back to 23:01."""
+    zone = ZoneInfo("America/St_Johns")
+    moment = datetime(2009, 11, 1, 2, 45, tzinfo=UTC)
+
+    assert moment.astimezone(zone).date() == date(2009, 10, 31)
+    assert period_of(moment, zone).name == "2009-11"
+    assert day_of(moment, zone) == date(2009, 11, 1)
+    assert day_of(day_start(date(2009, 11, 1), zone) - timedelta(seconds=1), zone) == date(
+        2009, 10, 31
+    )
+
+
 @given(a_moment, a_zone, an_anchor)
 @settings(max_examples=600, deadline=None)
 def test_every_moment_lies_in_exactly_one_period(
