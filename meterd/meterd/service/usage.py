@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from meterd.store.store import Store
     from meterd.store.values import Producer
 
-WINDOW = 16
-"""Batches of one stream that may wait for their commit."""
+WINDOW = 32
+"""Batches of one stream that may wait for their commit: more than a producer sends at once."""
 
 BYTES_MAX = 32 << 20
 """Bytes of all streams that may wait for their commit."""
