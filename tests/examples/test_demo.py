@@ -59,6 +59,8 @@ def test_a_demo_that_is_interrupted_cleans_up() -> None:
     demo.process.wait(60)
     demo.end()
 
-    assert demo.process.returncode == 130, demo.said
+    # CPython ends itself by the signal where the interrupt hit it inside an import: to a
+    # shell both are 130.
+    assert demo.process.returncode in (130, -signal.SIGINT), demo.said
     assert children and not leftovers(children)
     assert not Path(directory).exists()
