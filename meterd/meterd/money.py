@@ -108,6 +108,25 @@ def round_line(amount: Decimal, currency: str, mode: Rounding = "half_up") -> De
     return rounded if rounded else abs(rounded)  # −0.00 is no amount
 
 
+def round_share(
+    amount: Decimal, part: int, whole: int, currency: str, mode: Rounding = "half_up"
+) -> Decimal:
+    """`amount` × `part` ÷ `whole`, rounded as a line is; the division loses nothing before it.
+
+    Args:
+        amount: not negative; `part` and `whole` as days of a period are.
+    """
+    unit = minor_unit(currency)
+    with exact():
+        share = amount * part
+        cut = share // (whole * unit)
+        rest = share - cut * whole * unit
+        # Whole units, and a half, more, less or nothing: that alone decides the rounding.
+        twice = 2 * rest - whole * unit
+        half = Decimal("0.5") if not twice else Decimal("0.7") if twice > 0 else Decimal("0.2")
+        return round_line((cut + (half if rest else 0)) * unit, currency, mode)
+
+
 def minor_unit(currency: str) -> Decimal:
     """The smallest amount of a currency: 0.01 of USD, 1 of JPY, 0.001 of KWD."""
     return Decimal(1).scaleb(-CURRENCIES[currency])

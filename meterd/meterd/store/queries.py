@@ -108,6 +108,9 @@ def _conditions(
     if query.posted_in is not None:
         where.append("r.posted_in = ?")
         values.append(query.posted_in)
+    if query.posted_through is not None:
+        where.append("r.posted_in <= ?")
+        values.append(query.posted_through)
     if query.client is not None:
         found = connection.execute(
             "SELECT id FROM clients WHERE name = ?", (query.client,)

@@ -17,6 +17,7 @@ from meterd.config.agency import Agency
 from meterd.errors import CannotStart, StorageFault
 from meterd.pricing.book import PriceBook
 from meterd.store import backup, jobs, queries, records, refold, status, verify
+from meterd.store.books import Books
 from meterd.store.readers import Readers
 from meterd.store.sums import Rates
 from meterd.store.values import RollupQuery
@@ -113,6 +114,7 @@ class SqliteStore:
         self._readers = Readers(path)
         self._lock = lock
         self._rates = Rates()
+        self.books = Books(writer, self._readers, self._rates)
         self._heard: dict[ProducerId, Heartbeat] = {}
         self._reports: dict[ProducerId, bytes] = {}
 

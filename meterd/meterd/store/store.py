@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from meterd.ids import LeaseId, LedgerId, ProducerId
     from meterd.ids import Sequence as SequenceNumber
     from meterd.store.batch import UnreadBatch
+    from meterd.store.books import Books
     from meterd.store.values import (
         Accepted,
         Committed,
@@ -54,6 +55,11 @@ class Store(Protocol):
     @property
     def storage_fault(self) -> str:
         """Why nothing can be committed now, one sentence; empty: all is well."""
+        ...
+
+    @property
+    def books(self) -> Books:
+        """Invoices and all that they rest on."""
         ...
 
     def subscribe(self, told: Callable[[Committed], None]) -> Callable[[], None]:

@@ -1,0 +1,208 @@
+"""The books: invoices and all that they rest on, asked of the store.
+
+Reads go to readers, each one short transaction; what is written goes to the one writer. The
+documents' texts are made by billing/ and service/; here they are kept, in the order of their
+chain, and nothing of them is ever changed.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from meterd.store import closing, documents, statements
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from meterd.billing.statement import Statement
+    from meterd.config.agency import Agency
+    from meterd.store.book_values import (
+        Basis,
+        BilledLine,
+        ClosedClient,
+        Closing,
+        Document,
+        LastSeen,
+        NewDocument,
+        OutboxEntry,
+        Series,
+    )
+    from meterd.store.readers import Readers
+    from meterd.store.sums import Rates
+    from meterd.store.values import PeriodIndex
+    from meterd.store.writer import Writer
+
+
+class Books:
+    """The books of one ledger."""
+
+    def __init__(self, writer: Writer, readers: Readers, rates: Rates) -> None:
+        self._writer = writer
+        self._readers = readers
+        self._rates = rates
+
+    # ── what bills rest on ──
+
+    async def basis(self) -> Basis:
+        """Where ledger and books stand now."""
+        return await self._readers.read(documents.basis)
+
+    async def statements(
+        self,
+        agency: Agency,
+        period: PeriodIndex,
+        posted_through: PeriodIndex,
+        client: str | None = None,
+    ) -> dict[str, Statement]:
+        """By client: a period's usage, as far as a bill of `posted_through` knows it."""
+        return await self._readers.read(
+            lambda connection: statements.statements(
+                connection, self._rates, agency, period, posted_through, client
+            )
+        )
+
+    async def empty_statements(
+        self, agency: Agency, period: PeriodIndex, clients: list[str]
+    ) -> dict[str, Statement]:
+        """The statements of clients that used nothing."""
+        return await self._readers.read(
+            lambda connection: statements.empties(connection, agency, period, clients)
+        )
+
+    async def posted(self, posted_in: PeriodIndex) -> dict[PeriodIndex, frozenset[str]]:
+        """By period of use: the clients that a period bills usage of."""
+        return await self._readers.read(partial(statements.posted, posted_in=posted_in))
+
+    async def open_before(self, period: PeriodIndex) -> list[PeriodIndex]:
+        """Earlier periods that bill usage and that nobody has closed."""
+        return await self._readers.read(partial(statements.open_before, period=period))
+
+    async def tokens_by_period(
+        self, posted_through: PeriodIndex, client: str | None = None
+    ) -> dict[str, dict[PeriodIndex, int]]:
+        """By client: the tokens of each period, as far as a bill of a period knows them."""
+        return await self._readers.read(
+            partial(statements.tokens_by_period, posted_through=posted_through, client=client)
+        )
+
+    async def rates_used(
+        self, period: PeriodIndex, posted_through: PeriodIndex
+    ) -> dict[str, tuple[int, ...]]:
+        """By client: the rates that priced a period's usage, sorted."""
+        return await self._readers.read(
+            partial(statements.rates_used, period=period, posted_through=posted_through)
+        )
+
+    async def books_of_rates(self) -> dict[int, str]:
+        """By rate: the version of the price book it was read from."""
+        return await self._readers.read(statements.books_of_rates)
+
+    async def billed(
+        self, client: str | None = None, before_document: int = 1 << 62
+    ) -> list[BilledLine]:
+        """What invoices say so far, added up."""
+        return await self._readers.read(
+            partial(documents.billed, client=client, before_document=before_document)
+        )
+
+    async def last_seen(self) -> dict[bytes, LastSeen]:
+        """How far each producer's records in the ledger reach, by its id."""
+        return await self._readers.read(documents.last_seen)
+
+    # ── documents ──
+
+    async def series(self, name: str) -> int:
+        """The last number given out in a series; 0: none was."""
+        return await self._readers.read(partial(documents.series, name=name))
+
+    async def documents(
+        self, period: PeriodIndex | None = None, client: str | None = None
+    ) -> list[Document]:
+        """Documents of a period and client, in the order of the chain; a None asks for all."""
+        return await self._readers.read(partial(documents.of_period, period=period, client=client))
+
+    async def document(self, number: str) -> Document | None:
+        """The invoice or credit note with a number."""
+        return await self._readers.read(partial(documents.numbered, number=number))
+
+    async def chain(self, after: int) -> list[Document]:
+        """The next documents of the chain after an id; empty at its end."""
+        return await self._readers.read(partial(documents.chain, after=after))
+
+    async def document_count(self) -> int:
+        """How many documents the chain has."""
+        return await self._readers.read(documents.count)
+
+    async def append(self, document: NewDocument, after: int, moved: Series | None) -> None:
+        """Put one document at the end of the chain, behind the one with the id `after`.
+
+        Raises:
+            BooksMoved: the chain has grown meanwhile.
+            NotPossibleNow: it voids what is void already.
+        """
+        await self._writer.run(
+            lambda engine: documents.append(engine, document, after, moved), alone=True
+        )
+
+    async def file(self, document: int, form: str) -> bytes | None:
+        """A document as it was drawn before, or None."""
+        return await self._readers.read(partial(documents.file, document=document, form=form))
+
+    async def keep_file(self, document: int, form: str, content: bytes) -> None:
+        """Keep a document as it was drawn; the first stays."""
+        await self._writer.run(
+            partial(documents.keep_file, document=document, form=form, content=content)
+        )
+
+    # ── closing ──
+
+    async def closings(self) -> list[Closing]:
+        """Every committed closing, in order."""
+        return await self._readers.read(documents.closings_made)
+
+    async def closed_by(self, client: str | None = None) -> dict[tuple[str, PeriodIndex], int]:
+        """(client, period) → the closing that closed it."""
+        return await self._readers.read(partial(documents.closed_by, client=client))
+
+    async def begin_closing(self, period: PeriodIndex, basis: Basis, config_version: int) -> int:
+        """Throw away what an unfinished closing left, and begin one; its number."""
+        while await self._writer.run(closing.discard_staged):
+            pass
+        return await self._writer.run(
+            lambda engine: closing.begin(engine, period, basis, config_version)
+        )
+
+    async def stage(
+        self,
+        number: int,
+        first_id: int,
+        new: Sequence[NewDocument],
+        clients: Sequence[ClosedClient],
+    ) -> None:
+        """Write some of a closing's documents, the first with this id, and whom it closes."""
+        await self._writer.run(lambda engine: closing.stage(engine, number, first_id, new, clients))
+
+    async def commit_closing(
+        self, number: int, basis: Basis, end_ms: int, series: Sequence[Series]
+    ) -> None:
+        """Make a closing hold, all of it, if nothing that it rests on has moved.
+
+        Raises:
+            BooksMoved: something has; nothing was closed.
+        """
+        await self._writer.run(
+            lambda engine: closing.commit(engine, number, basis, end_ms, series), alone=True
+        )
+
+    # ── accounting programs ──
+
+    async def outbox(self, target: str | None = None, state: str = "waiting") -> list[OutboxEntry]:
+        """What accounting programs have to be told, in the order of the chain."""
+        return await self._readers.read(partial(documents.outbox, target=target, state=state))
+
+    async def answered(self, key: str, state: str, remote_id: str = "", note: str = "") -> None:
+        """Keep what an accounting program said; a step that is done stays done."""
+        await self._writer.run(
+            partial(documents.answered, key=key, state=state, remote_id=remote_id, note=note)
+        )
