@@ -47,6 +47,8 @@ class Particulars:
     """The range of ledger rows that the statement rests on, both ends included."""
     rates: tuple[int, ...] = ()
     """The rate rows that priced it, sorted."""
+    last_reprice: int = 0
+    """The newest recorded reprice that it knew."""
     why: str = ""
     """The reason for a credit note."""
 
@@ -110,6 +112,7 @@ def sheet(invoice: Invoice, particulars: Particulars, agency: Agency) -> dict[st
             "first_ledger_row": particulars.ledger_rows[0],
             "last_ledger_row": particulars.ledger_rows[1],
             "rates": list(particulars.rates),
+            "last_reprice": particulars.last_reprice,
         },
     }
 

@@ -38,6 +38,10 @@ class Command(Protocol):
 COMMANDS = {
     "rollup": Entry("rollup", "who used what in a month, and what it cost"),
     "quota": Entry("quota", "what each client may use, has used, and has left"),
+    "invoice": Entry("invoice", "a client's invoice: a draft until its month is closed"),
+    "close": Entry("close", "make a month's invoices final, all of them or none"),
+    "void": Entry("void", "declare an invoice void; it keeps its number"),
+    "credit": Entry("credit", "take an invoice back, whole or in part, by a credit note"),
     "records": Entry("records", "the ledger's rows behind a client's figures"),
     "tail": Entry("tail", "calls as they are recorded"),
     "status": Entry("status", "the daemon: its ledger, configuration and producers"),

@@ -56,7 +56,7 @@ class NewDocument:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Document:
+class StoredDocument:
     """A document as it is stored; nothing of it ever changes."""
 
     id: int
@@ -69,6 +69,8 @@ class Document:
     previous_hash: str
     hash: str
     issued_at_ms: int
+    closing: int
+    """The closing that made it; 0: it was made by itself."""
     is_void: bool
     credited: int
     """What credit notes took back of it so far, in minor units."""
@@ -97,6 +99,15 @@ class Closing:
     last_accepted: int
     last_document: int
     """The chain's newest document before it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LedgerCut:
+    """What of the ledger counted at some moment, so that it can be added up again as it was."""
+
+    end_row: int
+    last_reprice: int
+    last_accepted: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

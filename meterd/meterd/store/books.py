@@ -11,10 +11,12 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from meterd.store import closing, documents, statements
+from meterd.store.ledger_statements import LedgerStatements
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
+    from meterd.billing.period import Period
     from meterd.billing.statement import Statement
     from meterd.config.agency import Agency
     from meterd.store.book_values import (
@@ -22,11 +24,12 @@ if TYPE_CHECKING:
         BilledLine,
         ClosedClient,
         Closing,
-        Document,
         LastSeen,
+        LedgerCut,
         NewDocument,
         OutboxEntry,
         Series,
+        StoredDocument,
     )
     from meterd.store.readers import Readers
     from meterd.store.sums import Rates
@@ -98,6 +101,41 @@ class Books:
         """By rate: the version of the price book it was read from."""
         return await self._readers.read(statements.books_of_rates)
 
+    async def ledger_statements(
+        self, cut: LedgerCut, bounds: Mapping[str, Period]
+    ) -> dict[str, Statement]:
+        """By client: usage within its bounds, added up from the ledger's rows as they counted.
+
+        Grants are as they are now; names of projects are as they were sent.
+        """
+        spans = {(period.start_unix_ns // 1_000_000, period.end_unix_ns // 1_000_000)
+                 for period in bounds.values()}  # fmt: skip
+        found: dict[str, Statement] = {}
+        for start_ms, end_ms in sorted(spans):
+            mine = {
+                client: period
+                for client, period in bounds.items()
+                if period.start_unix_ns // 1_000_000 == start_ms
+                and period.end_unix_ns // 1_000_000 == end_ms
+            }
+            adding = LedgerStatements(self._rates, cut, start_ms, end_ms)
+            for first, end in await self._readers.read(adding.pages):
+                await self._readers.read(partial(adding.add, first=first, end=end))
+            found |= await self._readers.read(partial(adding.statements, bounds=mine))
+        return found
+
+    async def bounds(self, period: PeriodIndex) -> dict[str, Period]:
+        """By client: the bounds of a period, of those that opened it."""
+        return await self._readers.read(partial(statements.bounds, period=period))
+
+    async def granted(self, period: PeriodIndex) -> dict[str, int]:
+        """By client: the tokens granted by hand in a period."""
+        return await self._readers.read(partial(statements.granted, period=period))
+
+    async def first_row(self, start_ms: int) -> int:
+        """The first ledger row that can lie at a moment or after it; 0: there is none."""
+        return await self._readers.read(partial(statements.first_row, start_ms=start_ms))
+
     async def billed(
         self, client: str | None = None, before_document: int = 1 << 62
     ) -> list[BilledLine]:
@@ -118,15 +156,15 @@ class Books:
 
     async def documents(
         self, period: PeriodIndex | None = None, client: str | None = None
-    ) -> list[Document]:
+    ) -> list[StoredDocument]:
         """Documents of a period and client, in the order of the chain; a None asks for all."""
         return await self._readers.read(partial(documents.of_period, period=period, client=client))
 
-    async def document(self, number: str) -> Document | None:
+    async def document(self, number: str) -> StoredDocument | None:
         """The invoice or credit note with a number."""
         return await self._readers.read(partial(documents.numbered, number=number))
 
-    async def chain(self, after: int) -> list[Document]:
+    async def chain(self, after: int) -> list[StoredDocument]:
         """The next documents of the chain after an id; empty at its end."""
         return await self._readers.read(partial(documents.chain, after=after))
 

@@ -10,9 +10,9 @@ from meterd.store.book_values import (
     Basis,
     BilledLine,
     Closing,
-    Document,
     LastSeen,
     OutboxEntry,
+    StoredDocument,
 )
 from meterd.store.closing import BooksMoved
 from meterd.store.values import PeriodIndex
@@ -40,7 +40,7 @@ _CREDITED_TAX = (
 )
 _SELECT = (
     "SELECT d.id, c.name, d.period, d.kind, d.number, d.canonical, d.previous_hash, d.hash, "
-    "d.issued_at_ms, EXISTS (SELECT 1 FROM documents v WHERE v.number = d.number "
+    "d.issued_at_ms, d.closing, EXISTS (SELECT 1 FROM documents v WHERE v.number = d.number "
     f"AND v.kind = 'void') AND d.kind <> 'void', {_CREDITED}, {_CREDITED_TAX} "
     f"FROM documents d JOIN clients c ON c.id = d.client WHERE {_COMMITTED}"
 )
@@ -78,7 +78,7 @@ def series(connection: sqlite3.Connection, name: str) -> int:
 
 def of_period(
     connection: sqlite3.Connection, period: PeriodIndex | None, client: str | None
-) -> list[Document]:
+) -> list[StoredDocument]:
     """Documents of a period and client, in the order of the chain; a None asks for all."""
     return _documents(
         connection,
@@ -88,13 +88,13 @@ def of_period(
     )
 
 
-def numbered(connection: sqlite3.Connection, number: str) -> Document | None:
+def numbered(connection: sqlite3.Connection, number: str) -> StoredDocument | None:
     """The document with a number."""
     found = _documents(connection, f"{_SELECT} AND d.number = ? AND d.kind <> 'void'", (number,))
     return found[0] if found else None
 
 
-def chain(connection: sqlite3.Connection, after: int) -> list[Document]:
+def chain(connection: sqlite3.Connection, after: int) -> list[StoredDocument]:
     """The next documents of the chain after an id."""
     return _documents(
         connection, f"{_SELECT} AND d.id > ? ORDER BY d.id LIMIT {CHAIN_PAGE}", (after,)
@@ -109,9 +109,9 @@ def count(connection: sqlite3.Connection) -> int:
 
 def _documents(
     connection: sqlite3.Connection, sql: str, values: tuple[object, ...]
-) -> list[Document]:
+) -> list[StoredDocument]:
     return [
-        Document(
+        StoredDocument(
             id=number,
             client=client,
             period=PeriodIndex(period),
@@ -121,12 +121,13 @@ def _documents(
             previous_hash=previous,
             hash=own,
             issued_at_ms=issued,
+            closing=closing or 0,
             is_void=bool(is_void),
             credited=credited,
             credited_tax=credited_tax,
         )
         for (
-            number, client, period, kind, name, canonical, previous, own, issued, is_void,
+            number, client, period, kind, name, canonical, previous, own, issued, closing, is_void,
             credited, credited_tax,
         ) in connection.execute(sql, values)
     ]  # fmt: skip

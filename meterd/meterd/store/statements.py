@@ -47,11 +47,11 @@ def statements(
     by_client: dict[str, list[RollupRow]] = {}
     for row in rows:
         by_client.setdefault(row.client, []).append(row)
-    bounds = _bounds(connection, period)
-    granted = _granted(connection, period)
+    opened = bounds(connection, period)
+    grants = granted(connection, period)
     return {
         name: _statement(
-            name, bounds.get(name) or computed(agency, name, period), found, granted.get(name, 0)
+            name, opened.get(name) or computed(agency, name, period), found, grants.get(name, 0)
         )
         for name, found in by_client.items()
     }
@@ -61,13 +61,13 @@ def empties(
     connection: sqlite3.Connection, agency: Agency, period: PeriodIndex, clients: list[str]
 ) -> dict[str, Statement]:
     """The statements of clients that used nothing."""
-    bounds = _bounds(connection, period)
-    granted = _granted(connection, period)
+    opened = bounds(connection, period)
+    grants = granted(connection, period)
     return {
         client: Statement(
             client,
-            bounds.get(client) or computed(agency, client, period),
-            granted_tokens=granted.get(client, 0),
+            opened.get(client) or computed(agency, client, period),
+            granted_tokens=grants.get(client, 0),
         )
         for client in clients
     }
@@ -135,12 +135,21 @@ def books_of_rates(connection: sqlite3.Connection) -> dict[int, str]:
     return dict(connection.execute("SELECT id, book FROM rates"))
 
 
+def first_row(connection: sqlite3.Connection, start_ms: int) -> int:
+    """The first ledger row that can lie at a moment or after it."""
+    (row,) = connection.execute(
+        "SELECT coalesce(min(first_row), 0) FROM runs WHERE greatest_ms >= ?", (start_ms,)
+    ).fetchone()
+    return int(row)
+
+
 def computed(agency: Agency, client: str, period: PeriodIndex) -> Period:
     """A period that no record has opened yet."""
     return period_at(period, agency.zone, agency.anchor_of(client))
 
 
-def _bounds(connection: sqlite3.Connection, period: PeriodIndex) -> dict[str, Period]:
+def bounds(connection: sqlite3.Connection, period: PeriodIndex) -> dict[str, Period]:
+    """By client: the bounds of a period, of those that opened it."""
     name = f"{period // 12:04d}-{period % 12 + 1:02d}"
     return {
         client: Period(moment_of(start * 1_000_000), moment_of(end * 1_000_000), name, period)
@@ -152,7 +161,8 @@ def _bounds(connection: sqlite3.Connection, period: PeriodIndex) -> dict[str, Pe
     }
 
 
-def _granted(connection: sqlite3.Connection, period: PeriodIndex) -> dict[str, int]:
+def granted(connection: sqlite3.Connection, period: PeriodIndex) -> dict[str, int]:
+    """By client: the tokens granted by hand in a period."""
     return dict(
         connection.execute(
             "SELECT client, sum(tokens) FROM grants WHERE period = ? GROUP BY client", (period,)

@@ -24,18 +24,22 @@ class InvoiceRequest(_message.Message):
 
     CLIENT_FIELD_NUMBER: _builtins.int
     PERIOD_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
     client: _builtins.str
     period: _builtins.str
     """2026-11; empty: the running one"""
+    number: _builtins.str
+    """instead of client and period"""
     def __init__(
         self,
         *,
         client: _builtins.str = ...,
         period: _builtins.str = ...,
+        number: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "period", b"period"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "number", b"number", "period", b"period"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -97,6 +101,8 @@ class Invoice(_message.Message):
     AGENCY_FIELD_NUMBER: _builtins.int
     NOTES_FIELD_NUMBER: _builtins.int
     SUBTOTAL_FIELD_NUMBER: _builtins.int
+    CREDITED_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
     number: _builtins.str
     """empty on a draft"""
     client: _builtins.str
@@ -132,6 +138,10 @@ class Invoice(_message.Message):
     agency: _builtins.str
     subtotal: _builtins.str
     """before tax"""
+    credited: _builtins.str
+    """what credit notes took back of it so far; empty: nothing"""
+    why: _builtins.str
+    """of a credit note"""
     @_builtins.property
     def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___InvoiceLine]: ...
     @_builtins.property
@@ -172,10 +182,12 @@ class Invoice(_message.Message):
         agency: _builtins.str = ...,
         notes: _abc.Iterable[_builtins.str] | None = ...,
         subtotal: _builtins.str = ...,
+        credited: _builtins.str = ...,
+        why: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["exchange_rate", b"exchange_rate"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agency", b"agency", "canonical_json", b"canonical_json", "client", b"client", "client_name", b"client_name", "config_version", b"config_version", "credits", b"credits", "currency", b"currency", "end", b"end", "estimated_tokens", b"estimated_tokens", "exchange_rate", b"exchange_rate", "hash", b"hash", "issued_at", b"issued_at", "kind", b"kind", "lines", b"lines", "notes", b"notes", "number", b"number", "period", b"period", "plan", b"plan", "previous_hash", b"previous_hash", "price_book", b"price_book", "projects", b"projects", "requests", b"requests", "start", b"start", "status", b"status", "subtotal", b"subtotal", "timezone", b"timezone", "tokens", b"tokens", "total", b"total", "unpriced_requests", b"unpriced_requests"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agency", b"agency", "canonical_json", b"canonical_json", "client", b"client", "client_name", b"client_name", "config_version", b"config_version", "credited", b"credited", "credits", b"credits", "currency", b"currency", "end", b"end", "estimated_tokens", b"estimated_tokens", "exchange_rate", b"exchange_rate", "hash", b"hash", "issued_at", b"issued_at", "kind", b"kind", "lines", b"lines", "notes", b"notes", "number", b"number", "period", b"period", "plan", b"plan", "previous_hash", b"previous_hash", "price_book", b"price_book", "projects", b"projects", "requests", b"requests", "start", b"start", "status", b"status", "subtotal", b"subtotal", "timezone", b"timezone", "tokens", b"tokens", "total", b"total", "unpriced_requests", b"unpriced_requests", "why", b"why"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -366,16 +378,24 @@ class CloseProgress(_message.Message):
     OBSTACLES_FIELD_NUMBER: _builtins.int
     INVOICES_FIELD_NUMBER: _builtins.int
     IS_DONE_FIELD_NUMBER: _builtins.int
+    REMARKS_FIELD_NUMBER: _builtins.int
+    IS_CLOSED_FIELD_NUMBER: _builtins.int
     done: _builtins.int
     total: _builtins.int
     is_done: _builtins.bool
+    is_closed: _builtins.bool
+    """on the last: the period is closed"""
     @_builtins.property
     def obstacles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """why it can't be closed, a sentence each"""
 
     @_builtins.property
     def invoices(self) -> _containers.RepeatedCompositeFieldContainer[Global___Invoice]:
-        """on the last"""
+        """at the end, some in a message; drafts on a dry run"""
+
+    @_builtins.property
+    def remarks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """what holds nothing up but should be known"""
 
     def __init__(
         self,
@@ -385,10 +405,12 @@ class CloseProgress(_message.Message):
         obstacles: _abc.Iterable[_builtins.str] | None = ...,
         invoices: _abc.Iterable[Global___Invoice] | None = ...,
         is_done: _builtins.bool = ...,
+        remarks: _abc.Iterable[_builtins.str] | None = ...,
+        is_closed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "invoices", b"invoices", "is_done", b"is_done", "obstacles", b"obstacles", "total", b"total"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "invoices", b"invoices", "is_closed", b"is_closed", "is_done", b"is_done", "obstacles", b"obstacles", "remarks", b"remarks", "total", b"total"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -503,6 +525,8 @@ class ProfitRow(_message.Message):
     IS_TOTAL_FIELD_NUMBER: _builtins.int
     UNPRICED_REQUESTS_FIELD_NUMBER: _builtins.int
     TREND_FIELD_NUMBER: _builtins.int
+    PLAN_FIELD_NUMBER: _builtins.int
+    AI_COST_SHARE_FIELD_NUMBER: _builtins.int
     client: _builtins.str
     project: _builtins.str
     currency: _builtins.str
@@ -524,6 +548,9 @@ class ProfitRow(_message.Message):
     period: _builtins.str
     is_total: _builtins.bool
     unpriced_requests: _builtins.int
+    plan: _builtins.str
+    ai_cost_share: _builtins.str
+    """percent of revenue; empty: no revenue"""
     @_builtins.property
     def flags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """loss, margin, unpriced"""
@@ -556,10 +583,12 @@ class ProfitRow(_message.Message):
         is_total: _builtins.bool = ...,
         unpriced_requests: _builtins.int = ...,
         trend: _abc.Iterable[Global___TrendPoint] | None = ...,
+        plan: _builtins.str = ...,
+        ai_cost_share: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ai_cost", b"ai_cost", "cache_read_share", b"cache_read_share", "client", b"client", "currency", b"currency", "flags", b"flags", "history_share", b"history_share", "is_total", b"is_total", "margin", b"margin", "mean_input_tokens", b"mean_input_tokens", "output_ratio", b"output_ratio", "p95_input_tokens", b"p95_input_tokens", "period", b"period", "profit", b"profit", "project", b"project", "remedies", b"remedies", "requests", b"requests", "revenue", b"revenue", "service_cost", b"service_cost", "tokens", b"tokens", "trend", b"trend", "unpriced_requests", b"unpriced_requests"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ai_cost", b"ai_cost", "ai_cost_share", b"ai_cost_share", "cache_read_share", b"cache_read_share", "client", b"client", "currency", b"currency", "flags", b"flags", "history_share", b"history_share", "is_total", b"is_total", "margin", b"margin", "mean_input_tokens", b"mean_input_tokens", "output_ratio", b"output_ratio", "p95_input_tokens", b"p95_input_tokens", "period", b"period", "plan", b"plan", "profit", b"profit", "project", b"project", "remedies", b"remedies", "requests", b"requests", "revenue", b"revenue", "service_cost", b"service_cost", "tokens", b"tokens", "trend", b"trend", "unpriced_requests", b"unpriced_requests"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -572,19 +601,22 @@ class TrendPoint(_message.Message):
     PERIOD_FIELD_NUMBER: _builtins.int
     MEAN_INPUT_TOKENS_FIELD_NUMBER: _builtins.int
     P95_INPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    REQUESTS_FIELD_NUMBER: _builtins.int
     period: _builtins.str
     mean_input_tokens: _builtins.int
     p95_input_tokens: _builtins.int
+    requests: _builtins.int
     def __init__(
         self,
         *,
         period: _builtins.str = ...,
         mean_input_tokens: _builtins.int = ...,
         p95_input_tokens: _builtins.int = ...,
+        requests: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["mean_input_tokens", b"mean_input_tokens", "p95_input_tokens", b"p95_input_tokens", "period", b"period"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["mean_input_tokens", b"mean_input_tokens", "p95_input_tokens", b"p95_input_tokens", "period", b"period", "requests", b"requests"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -654,6 +686,8 @@ Global___RepriceRequest: _TypeAlias = RepriceRequest  # noqa: Y015
 
 @_typing.final
 class RepriceRow(_message.Message):
+    """Many rows, then one that is done."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     CLIENT_FIELD_NUMBER: _builtins.int
@@ -664,6 +698,12 @@ class RepriceRow(_message.Message):
     AFTER_FIELD_NUMBER: _builtins.int
     DIFFERENCE_FIELD_NUMBER: _builtins.int
     IS_CLOSED_PERIOD_FIELD_NUMBER: _builtins.int
+    CURRENCY_FIELD_NUMBER: _builtins.int
+    IS_DONE_FIELD_NUMBER: _builtins.int
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    REQUESTS_PRICED_FIELD_NUMBER: _builtins.int
+    CHECKED_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
     client: _builtins.str
     period: _builtins.str
     model: _builtins.str
@@ -672,6 +712,15 @@ class RepriceRow(_message.Message):
     after: _builtins.str
     difference: _builtins.str
     is_closed_period: _builtins.bool
+    """the difference becomes an adjustment of the next invoice"""
+    currency: _builtins.str
+    is_done: _builtins.bool
+    provider: _builtins.str
+    requests_priced: _builtins.int
+    """of those that had no price"""
+    checked: _builtins.int
+    """rows looked at so far"""
+    total: _builtins.int
     def __init__(
         self,
         *,
@@ -683,10 +732,16 @@ class RepriceRow(_message.Message):
         after: _builtins.str = ...,
         difference: _builtins.str = ...,
         is_closed_period: _builtins.bool = ...,
+        currency: _builtins.str = ...,
+        is_done: _builtins.bool = ...,
+        provider: _builtins.str = ...,
+        requests_priced: _builtins.int = ...,
+        checked: _builtins.int = ...,
+        total: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "before", b"before", "client", b"client", "difference", b"difference", "is_closed_period", b"is_closed_period", "model", b"model", "period", b"period", "records", b"records"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "before", b"before", "checked", b"checked", "client", b"client", "currency", b"currency", "difference", b"difference", "is_closed_period", b"is_closed_period", "is_done", b"is_done", "model", b"model", "period", b"period", "provider", b"provider", "records", b"records", "requests_priced", b"requests_priced", "total", b"total"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -699,24 +754,49 @@ class PricesRequest(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     UPDATE_FIELD_NUMBER: _builtins.int
     DRY_RUN_FIELD_NUMBER: _builtins.int
+    PERIOD_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """empty: all models used in the running period"""
     update: _builtins.bool
+    """not used: UpdatePrices does it"""
     dry_run: _builtins.bool
+    """not used"""
+    period: _builtins.str
+    """empty: the running one"""
     def __init__(
         self,
         *,
         model: _builtins.str = ...,
         update: _builtins.bool = ...,
         dry_run: _builtins.bool = ...,
+        period: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "model", b"model", "update", b"update"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "model", b"model", "period", b"period", "update", b"update"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PricesRequest: _TypeAlias = PricesRequest  # noqa: Y015
+
+@_typing.final
+class UpdatePricesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    dry_run: _builtins.bool
+    def __init__(
+        self,
+        *,
+        dry_run: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdatePricesRequest: _TypeAlias = UpdatePricesRequest  # noqa: Y015
 
 @_typing.final
 class PriceRow(_message.Message):
@@ -730,6 +810,7 @@ class PriceRow(_message.Message):
     SOURCE_FIELD_NUMBER: _builtins.int
     BEFORE_FIELD_NUMBER: _builtins.int
     CONDITION_FIELD_NUMBER: _builtins.int
+    UNIT_FIELD_NUMBER: _builtins.int
     provider: _builtins.str
     model: _builtins.str
     kind: _builtins.str
@@ -741,6 +822,8 @@ class PriceRow(_message.Message):
     before: _builtins.str
     """where an update changes it"""
     condition: _builtins.str
+    unit: _builtins.str
+    """1M tokens, 1,000 uses, request"""
     def __init__(
         self,
         *,
@@ -751,10 +834,11 @@ class PriceRow(_message.Message):
         source: _builtins.str = ...,
         before: _builtins.str = ...,
         condition: _builtins.str = ...,
+        unit: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["before", b"before", "condition", b"condition", "from", b"from", "kind", b"kind", "model", b"model", "price", b"price", "provider", b"provider", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["before", b"before", "condition", b"condition", "from", b"from", "kind", b"kind", "model", b"model", "price", b"price", "provider", b"provider", "source", b"source", "unit", b"unit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -764,12 +848,17 @@ Global___PriceRow: _TypeAlias = PriceRow  # noqa: Y015
 class VerifyInvoicesRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    PERIOD_FIELD_NUMBER: _builtins.int
+    period: _builtins.str
+    """empty: every closed one; the chain is always looked at whole"""
     def __init__(
         self,
+        *,
+        period: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["period", b"period"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

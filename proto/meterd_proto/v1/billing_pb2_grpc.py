@@ -79,6 +79,11 @@ class BillingServiceStub(object):
                 request_serializer=meterd__proto_dot_v1_dot_billing__pb2.PricesRequest.SerializeToString,
                 response_deserializer=meterd__proto_dot_v1_dot_billing__pb2.PriceRow.FromString,
                 _registered_method=True)
+        self.UpdatePrices = channel.unary_stream(
+                '/meterd.v1.BillingService/UpdatePrices',
+                request_serializer=meterd__proto_dot_v1_dot_billing__pb2.UpdatePricesRequest.SerializeToString,
+                response_deserializer=meterd__proto_dot_v1_dot_billing__pb2.PriceRow.FromString,
+                _registered_method=True)
         self.VerifyInvoices = channel.unary_stream(
                 '/meterd.v1.BillingService/VerifyInvoices',
                 request_serializer=meterd__proto_dot_v1_dot_billing__pb2.VerifyInvoicesRequest.SerializeToString,
@@ -143,7 +148,15 @@ class BillingServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Prices(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """The prices that usage was priced by, and what the installed book would change.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdatePrices(self, request, context):
+        """Puts the installed price book in force from now on; says what it changes.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -201,6 +214,11 @@ def add_BillingServiceServicer_to_server(servicer, server):
             'Prices': grpc.unary_stream_rpc_method_handler(
                     servicer.Prices,
                     request_deserializer=meterd__proto_dot_v1_dot_billing__pb2.PricesRequest.FromString,
+                    response_serializer=meterd__proto_dot_v1_dot_billing__pb2.PriceRow.SerializeToString,
+            ),
+            'UpdatePrices': grpc.unary_stream_rpc_method_handler(
+                    servicer.UpdatePrices,
+                    request_deserializer=meterd__proto_dot_v1_dot_billing__pb2.UpdatePricesRequest.FromString,
                     response_serializer=meterd__proto_dot_v1_dot_billing__pb2.PriceRow.SerializeToString,
             ),
             'VerifyInvoices': grpc.unary_stream_rpc_method_handler(
@@ -451,6 +469,33 @@ class BillingService(object):
             target,
             '/meterd.v1.BillingService/Prices',
             meterd__proto_dot_v1_dot_billing__pb2.PricesRequest.SerializeToString,
+            meterd__proto_dot_v1_dot_billing__pb2.PriceRow.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdatePrices(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/meterd.v1.BillingService/UpdatePrices',
+            meterd__proto_dot_v1_dot_billing__pb2.UpdatePricesRequest.SerializeToString,
             meterd__proto_dot_v1_dot_billing__pb2.PriceRow.FromString,
             options,
             channel_credentials,

@@ -45,6 +45,9 @@ class BillingServiceStub:
     Reprice: _grpc.UnaryStreamMultiCallable[_billing_pb2.RepriceRequest, _billing_pb2.RepriceRow]
     """What pricing the unpriced, or a changed book, would change; done with dry_run = false."""
     Prices: _grpc.UnaryStreamMultiCallable[_billing_pb2.PricesRequest, _billing_pb2.PriceRow]
+    """The prices that usage was priced by, and what the installed book would change."""
+    UpdatePrices: _grpc.UnaryStreamMultiCallable[_billing_pb2.UpdatePricesRequest, _billing_pb2.PriceRow]
+    """Puts the installed price book in force from now on; says what it changes."""
     VerifyInvoices: _grpc.UnaryStreamMultiCallable[_billing_pb2.VerifyInvoicesRequest, _billing_pb2.VerifyInvoicesProgress]
     """The chain of numbers and hashes, and each closed invoice recomputed from the ledger."""
 
@@ -65,6 +68,9 @@ class BillingServiceAsyncStub(BillingServiceStub):
     Reprice: _aio.UnaryStreamMultiCallable[_billing_pb2.RepriceRequest, _billing_pb2.RepriceRow]  # type: ignore[assignment]
     """What pricing the unpriced, or a changed book, would change; done with dry_run = false."""
     Prices: _aio.UnaryStreamMultiCallable[_billing_pb2.PricesRequest, _billing_pb2.PriceRow]  # type: ignore[assignment]
+    """The prices that usage was priced by, and what the installed book would change."""
+    UpdatePrices: _aio.UnaryStreamMultiCallable[_billing_pb2.UpdatePricesRequest, _billing_pb2.PriceRow]  # type: ignore[assignment]
+    """Puts the installed price book in force from now on; says what it changes."""
     VerifyInvoices: _aio.UnaryStreamMultiCallable[_billing_pb2.VerifyInvoicesRequest, _billing_pb2.VerifyInvoicesProgress]  # type: ignore[assignment]
     """The chain of numbers and hashes, and each closed invoice recomputed from the ledger."""
 
@@ -135,7 +141,16 @@ class BillingServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _billing_pb2.PricesRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_billing_pb2.PriceRow], _abc.AsyncIterator[_billing_pb2.PriceRow]]: ...
+    ) -> _typing.Union[_abc.Iterator[_billing_pb2.PriceRow], _abc.AsyncIterator[_billing_pb2.PriceRow]]:
+        """The prices that usage was priced by, and what the installed book would change."""
+
+    @_abc_1.abstractmethod
+    def UpdatePrices(
+        self,
+        request: _billing_pb2.UpdatePricesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_billing_pb2.PriceRow], _abc.AsyncIterator[_billing_pb2.PriceRow]]:
+        """Puts the installed price book in force from now on; says what it changes."""
 
     @_abc_1.abstractmethod
     def VerifyInvoices(
