@@ -150,7 +150,7 @@ class Schedule:
             await self.world.connect(self.world.start_process())
 
     async def raise_plan(self) -> None:
-        await self.world.change_plan(self.world.limit + self.random.randint(1, 20_000))
+        await self.world.change_plan(self.world.limit + self.random.randint(1, 6_000))
         self.reference.limit = max(self.reference.limit, self.world.limit + self.granted)
 
     async def lower_plan(self) -> None:
@@ -161,12 +161,12 @@ class Schedule:
             for lent in world.lender.register.outstanding.all()
             if lent.period == world.period
         )
-        await world.change_plan(max(1, world.limit - self.random.randint(1, 20_000)))
+        await world.change_plan(max(1, world.limit - self.random.randint(1, 6_000)))
         ledger = await world.used(world.period)
         self.reference.limit = max(world.limit + self.granted, ledger + lent)
 
     async def grant(self) -> None:
-        tokens = self.random.randint(1, 5_000)
+        tokens = self.random.randint(1, 2_000)
         self.grants[self.world.period] = self.granted + tokens
         await self.world.grant(tokens)
         self.reference.limit += tokens
@@ -209,7 +209,7 @@ async def test_a_hard_quota_holds_whatever_happens(
     seed: int, reserve: ReserveMode, tmp_path: Path
 ) -> None:
     """Reserve, settle, crash, expiry, renewal, changes, skew and loss, in any order."""
-    world = World(tmp_path, Random(seed), limit=60_000, reserve=reserve)
+    world = World(tmp_path, Random(seed), limit=20_000, reserve=reserve)
     await world.open()
     schedule = Schedule(world)
     for _ in range(250):
