@@ -10,9 +10,9 @@ a record up instead of making it, and lets the shipper look it up instead of par
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 from meterd_middleware.segment import HEAD_BYTES_MAX
 from meterd_middleware.usage import SCHEMA, UsageRecord, to_proto
@@ -25,11 +25,11 @@ PARTS_MAX = 4_096
 """How many different pairs of tags, and kinds of call, a process keeps; then it begins anew."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OpenCall:
+class OpenCall(NamedTuple):
     """A call that is about to be sent: what an `interrupted` record is made of.
 
-    `input_tokens` is estimated from the request's body.
+    `input_tokens` is estimated from the request's body. A named tuple, since each call makes
+    one: a frozen dataclass of as many fields takes four times as long.
     """
 
     client: str
@@ -224,7 +224,7 @@ def _open_made_to_fit(opened: OpenCall) -> OpenCall:
     numbers = ("attempt", "input_bytes", "input_tokens", "reserved_tokens", *_UNSIGNED_64)
     for name in numbers:
         fitting[name] = _fitting(name, getattr(opened, name))
-    return replace(opened, **fitting)
+    return opened._replace(**fitting)
 
 
 _OPEN_TEXTS = (
