@@ -186,6 +186,7 @@ class Leases:
         with self._locked():
             self._holdings.is_away = False
             self._stream.connected()
+        self._answer_all()  # whoever waits for the channel now waits for an answer
 
     def disconnected(self) -> None:
         """The stream has ended, or none could be opened: until `connected` nobody waits."""

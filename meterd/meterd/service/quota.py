@@ -11,11 +11,12 @@ into line.
 from __future__ import annotations
 
 import asyncio
+import logging
 from itertools import count
 from random import SystemRandom
 from typing import TYPE_CHECKING
 
-from meterd.errors import InvalidRequest, MeterdError
+from meterd.errors import InvalidRequest, MeterdError, Unavailable
 from meterd.service.lender import Lender
 from meterd.service.quota_status import quota_status
 from meterd.service.rulings import Rulings
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from meterd.service.desk import Desk
     from meterd.service.threshold_watch import Teller
     from meterd.store.store import Store
+
+_log = logging.getLogger("meterd")
 
 HOUSEKEEPING_S = 1.0
 VANISHED_EVERY = 30
@@ -125,7 +128,13 @@ class QuotaServicer(quota_pb2_grpc.QuotaServiceServicer):
             await asyncio.sleep(HOUSEKEEPING_S)
             await self._watch.look(self._in_force.agency.clients.keys())
             if not turn % VANISHED_EVERY:
-                await self._lender.end_vanished()
+                await self._end_vanished()
+
+    async def _end_vanished(self) -> None:
+        try:
+            await self._lender.end_vanished()
+        except Unavailable as error:
+            _log.error("leases of vanished producers stay lent: %s", error)
 
     def _follow(self, agency: Agency) -> None:
         """A configuration came into force: call back what it changes."""

@@ -243,30 +243,43 @@ def used_tokens(
 def used_by(
     connection: sqlite3.Connection, agency: Agency, client: str, period: PeriodIndex
 ) -> dict[tuple[str, str], tuple[int, int]]:
-    """(project, model) → (tokens, of which estimated)."""
+    """(project, model) → (tokens, of which estimated); of all clients together for ""."""
     used: dict[tuple[str, str], tuple[int, int]] = {}
-    found = connection.execute(
-        "SELECT p.client, p.start_ms, p.end_ms FROM periods p WHERE p.period = ? "
-        "AND p.client = (SELECT id FROM clients WHERE name = ?)",
-        (period, client),
-    ).fetchone()
-    number, first_day, end_day = (
-        (found[0], _day_of(agency, found[1]), _day_of(agency, found[2])) if found else (-1, 0, 0)
-    )
-    rows = connection.execute(
-        "SELECT t.project, m.name, sum(r.input_tokens + r.output_tokens), "
-        "sum(r.estimated_tokens) FROM rollup_day r JOIN tags t ON t.id = r.tag "
-        "JOIN models m ON m.id = r.model "
-        "WHERE r.client = ? AND r.day >= ? AND r.day < ? GROUP BY 1, 2 "
-        "UNION ALL SELECT t.project, m.name, sum(q.tokens), 0 FROM quota_shifts q "
-        "JOIN tags t ON t.id = q.tag JOIN models m ON m.id = q.model "
-        "WHERE q.client = (SELECT id FROM clients WHERE name = ?) AND q.period = ? GROUP BY 1, 2",
-        (number, first_day, end_day, client, period),
-    )
-    for project, model, tokens, estimated in rows:
+    for project, model, tokens, estimated in _usage_rows(connection, agency, client, period):
         before = used.get((project, model), (0, 0))
         used[project, model] = before[0] + tokens, before[1] + estimated
     return used
+
+
+def _usage_rows(
+    connection: sqlite3.Connection, agency: Agency, client: str, period: PeriodIndex
+) -> Iterator[tuple[str, str, int, int]]:
+    whose = "AND client = (SELECT id FROM clients WHERE name = :client)" if client else ""
+    named = {"client": client, "period": period}
+    bounds = connection.execute(
+        f"SELECT DISTINCT start_ms, end_ms FROM periods WHERE period = :period {whose}", named
+    ).fetchall()
+    for start_ms, end_ms in bounds:  # as many as there are anchors
+        yield from connection.execute(
+            "SELECT t.project, m.name, sum(r.input_tokens + r.output_tokens), "
+            "sum(r.estimated_tokens) FROM rollup_day r JOIN tags t ON t.id = r.tag "
+            "JOIN models m ON m.id = r.model WHERE r.day >= :first AND r.day < :end "
+            "AND r.client IN (SELECT client FROM periods WHERE period = :period "
+            f"AND start_ms = :start_ms AND end_ms = :end_ms {whose}) GROUP BY 1, 2",
+            {
+                **named,
+                "start_ms": start_ms,
+                "end_ms": end_ms,
+                "first": _day_of(agency, start_ms),
+                "end": _day_of(agency, end_ms),
+            },
+        )
+    yield from connection.execute(
+        "SELECT t.project, m.name, sum(q.tokens), 0 FROM quota_shifts q "
+        "JOIN tags t ON t.id = q.tag JOIN models m ON m.id = q.model "
+        f"WHERE q.period = :period {whose.replace('client =', 'q.client =')} GROUP BY 1, 2",
+        named,
+    )
 
 
 def _client_names(connection: sqlite3.Connection) -> list[str]:
