@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 RENEWAL_NS = 30 * 10**9
 """How long a lease is meant to last: what is asked for is the use of so long."""
-CALLS_PER_LEASE = 16
+CALLS_PER_LEASE = 32
 """And at least so many calls like the one that asks."""
 REFRESH_NS = 10**9
 """Between two questions in the background about a client that nothing limits."""

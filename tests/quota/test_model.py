@@ -142,7 +142,7 @@ class Schedule:
             await self.world.adopt(self.random.choice(self.world.dead))
 
     async def pass_time(self) -> None:
-        self.world.clock.ns += self.random.choice((1, 60, 900, 2_400)) * SECOND
+        self.world.clock.ns += self.random.choice((1, 60, 900, 4_000)) * SECOND
         await self.pump()
 
     async def new_process(self) -> None:

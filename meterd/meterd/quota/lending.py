@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from meterd.quota.scopes import Standing
 
-LEASE_TERM_MS = 30 * 60_000
+LEASE_TERM_MS = 60 * 60_000
 """After so long a producer asks anew; ends with the period, or before a new contract."""
 DENIAL_TERM_MS = 60 * 60_000
 """How long a refusal may be kept where only a change (which is pushed) can lift it."""
