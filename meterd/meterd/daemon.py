@@ -29,11 +29,12 @@ from meterd.listening import Listening
 from meterd.service import usage
 from meterd.service.access import AccessKeys
 from meterd.service.admin import AdminServicer, Host
+from meterd.service.billing import BillingServicer
 from meterd.service.configuring import Configuring
 from meterd.service.quota import QuotaServicer
 from meterd.service.rollup import RollupServicer
 from meterd.store.sqlite import open_store
-from meterd_proto.v1 import admin_pb2_grpc, quota_pb2_grpc, rollup_pb2_grpc
+from meterd_proto.v1 import admin_pb2_grpc, billing_pb2_grpc, quota_pb2_grpc, rollup_pb2_grpc
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,7 +55,7 @@ MESSAGE_BYTES_MAX = 16 << 20
 
 SERVICES = tuple(
     f"meterd.v1.{name}"
-    for name in ("UsageService", "QuotaService", "RollupService", "AdminService")
+    for name in ("UsageService", "QuotaService", "RollupService", "BillingService", "AdminService")
 )
 
 _SERVER_OPTIONS = (
@@ -106,6 +107,13 @@ class _Daemon:
         self._quota = QuotaServicer(store, self._in_force, clock, self._hooks)
         self._usage = usage.UsageServicer(store, clock, version)
         self._rollup = RollupServicer(store, self._in_force, clock)
+        self._billing = BillingServicer(
+            store,
+            self._in_force,
+            clock,
+            options.data / "letters",
+            connected=lambda: self._usage.connected,
+        )
         self._sweeper = Sweeper(store, clock, options.spool_roots, version)
         self._health = health.aio.HealthServicer()
         self._servers: list[grpc.aio.Server] = []
@@ -216,6 +224,7 @@ class _Daemon:
         usage.add_to_server(self._usage, server)
         quota_pb2_grpc.add_QuotaServiceServicer_to_server(self._quota, server)
         rollup_pb2_grpc.add_RollupServiceServicer_to_server(self._rollup, server)
+        billing_pb2_grpc.add_BillingServiceServicer_to_server(self._billing, server)
         admin_pb2_grpc.add_AdminServiceServicer_to_server(self._admin, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         _enable_reflection(server)

@@ -15,6 +15,8 @@ import grpc
 from meterd_proto.v1 import (
     admin_pb2,
     admin_pb2_grpc,
+    billing_pb2,
+    billing_pb2_grpc,
     quota_pb2,
     quota_pb2_grpc,
     rollup_pb2,
@@ -40,6 +42,9 @@ class Answers:
     tail: list[admin_pb2.TailEvent] = field(default_factory=list)
     records: list[admin_pb2.RecordRow] = field(default_factory=list)
     verify: list[admin_pb2.VerifyProgress] = field(default_factory=list)
+    verify_invoices: list[billing_pb2.VerifyInvoicesProgress] = field(
+        default_factory=lambda: [billing_pb2.VerifyInvoicesProgress(is_done=True)]
+    )
     backup: list[admin_pb2.BackupChunk] = field(default_factory=list)
     grant: admin_pb2.GrantResponse = field(default_factory=admin_pb2.GrantResponse)
     accepted: admin_pb2.AcceptLateResponse = field(default_factory=admin_pb2.AcceptLateResponse)
@@ -154,6 +159,18 @@ class _Admin(admin_pb2_grpc.AdminServiceServicer):
         self._answers.end(context)
 
 
+class _Billing(billing_pb2_grpc.BillingServiceServicer):
+    def __init__(self, answers: Answers) -> None:
+        self._answers = answers
+
+    def VerifyInvoices(
+        self, request: billing_pb2.VerifyInvoicesRequest, context: grpc.ServicerContext
+    ) -> Iterator[billing_pb2.VerifyInvoicesProgress]:
+        self._answers.heard(request, context)
+        yield from self._answers.verify_invoices
+        self._answers.end(context)
+
+
 class _Usage(usage_pb2_grpc.UsageServiceServicer):
     """Acknowledges every batch, as a ledger that has none of it yet."""
 
@@ -196,4 +213,6 @@ def _server(answers: Answers) -> grpc.Server:
     quota_pb2_grpc.add_QuotaServiceServicer_to_server(_Quota(answers), server)
     admin_pb2_grpc.add_AdminServiceServicer_to_server(_Admin(answers), server)
     usage_pb2_grpc.add_UsageServiceServicer_to_server(_Usage(answers), server)
+    billing = _Billing(answers)  # type: ignore[abstract]  # the rest answers "unimplemented"
+    billing_pb2_grpc.add_BillingServiceServicer_to_server(billing, server)
     return server

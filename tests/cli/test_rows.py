@@ -157,7 +157,7 @@ def test_verify_proves_or_ends_with_1(answers: Answers, meterctl: Meterctl) -> N
     assert (good.code, good.lines) == (0, ["Ledger and rollups agree: 10 records checked."])
     assert (bad.code, bad.lines) == (1, ["row 3"])
     assert "1 difference among 10 records" in bad.err
-    assert answers.asked[1] == admin_pb2.VerifyRequest(period="2026-11")
+    assert admin_pb2.VerifyRequest(period="2026-11") in answers.asked
 
 
 def test_a_proof_that_was_cut_proves_nothing(answers: Answers, meterctl: Meterctl) -> None:

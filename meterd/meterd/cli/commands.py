@@ -40,8 +40,13 @@ COMMANDS = {
     "quota": Entry("quota", "what each client may use, has used, and has left"),
     "invoice": Entry("invoice", "a client's invoice: a draft until its month is closed"),
     "close": Entry("close", "make a month's invoices final, all of them or none"),
+    "profit": Entry("profit", "who makes and who loses money, and what to do about it"),
     "void": Entry("void", "declare an invoice void; it keeps its number"),
     "credit": Entry("credit", "take an invoice back, whole or in part, by a credit note"),
+    "reprice": Entry(
+        "reprice", "price what had no price, recorded and without touching the ledger"
+    ),
+    "prices": Entry("prices", "what usage was priced by; put a newer price book in force"),
     "records": Entry("records", "the ledger's rows behind a client's figures"),
     "tail": Entry("tail", "calls as they are recorded"),
     "status": Entry("status", "the daemon: its ledger, configuration and producers"),
@@ -50,7 +55,7 @@ COMMANDS = {
     "grant": Entry("grant", "give a client more tokens in the running period"),
     "accept": Entry("accept", "count records that came more than 35 days late"),
     "forget": Entry("forget", "replace a client's name for ever; every sum stays"),
-    "verify": Entry("verify", "prove that ledger and rollups agree"),
+    "verify": Entry("verify", "prove that ledger, rollups and invoices agree"),
     "backup": Entry("backup", "copy the ledger of a running daemon"),
     "ship": Entry("ship", "send what dead processes left in a spool"),
     "access-key": Entry("access_key", "make an access key for a process or a person"),

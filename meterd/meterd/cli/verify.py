@@ -1,4 +1,4 @@
-"""`meterctl verify`: prove that ledger, rollups and watermarks agree."""
+"""`meterctl verify`: prove that ledger, rollups, watermarks and invoices agree."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from meterd.cli.options import add_connection, add_format, month
 from meterd.cli.output import write_csv, write_json
 from meterd.cli.progress import Progress
 from meterd.cli.table import printable
-from meterd_proto.v1 import admin_pb2, admin_pb2_grpc
+from meterd_proto.v1 import admin_pb2, admin_pb2_grpc, billing_pb2, billing_pb2_grpc
 
 if TYPE_CHECKING:
     import argparse
@@ -39,12 +39,14 @@ def run(options: argparse.Namespace, console: Console) -> int:
         Progress(console, "verifying") as progress,
     ):
         proof = prove(daemon, options.month or "", progress)
-    differences = list(proof.differences)
+        invoices = prove_invoices(daemon, options.month or "", progress)
+    differences = [*proof.differences, *invoices.differences]
     if options.format == "json":
         document = {
             "schema": "meterd.verify/1",
             "period": options.month or None,
             "checked": proof.checked,
+            "documents": invoices.total,
             "agrees": not differences,
             "differences": differences,
         }
@@ -52,7 +54,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
     elif options.format == "csv":
         write_csv(console.out, ["difference"], ({"difference": text} for text in differences))
     else:
-        _print(proof, differences, console)
+        _print(proof, invoices, differences, console)
     return FAILED if differences else DONE
 
 
@@ -77,6 +79,26 @@ def prove(
     return proof
 
 
+def prove_invoices(
+    daemon: Daemon, period: str, progress: Progress
+) -> billing_pb2.VerifyInvoicesProgress:
+    """The finished proof of the chain of invoices, and of each from the ledger.
+
+    Raises:
+        DaemonUnavailable: the stream ended before the proof did: nothing is proved.
+    """
+    stub = billing_pb2_grpc.BillingServiceStub(daemon.channel)
+    proof = billing_pb2.VerifyInvoicesProgress()
+    progress.at(lambda: f"{count(proof.checked)} of {counted(proof.total, 'document')}")
+    request = billing_pb2.VerifyInvoicesRequest(period=period)
+    for step in daemon.follow(stub.VerifyInvoices, request):
+        proof.checked, proof.total, proof.is_done = step.checked, step.total, step.is_done
+        proof.differences.extend(step.differences)
+    if not proof.is_done:
+        raise DaemonUnavailable(f"the daemon at {daemon.target} stopped in the middle of the proof")
+    return proof
+
+
 def _how_far(proof: admin_pb2.VerifyProgress) -> str:
     if not proof.total:
         return ""
@@ -84,9 +106,17 @@ def _how_far(proof: admin_pb2.VerifyProgress) -> str:
     return f"{count(proof.checked)} of {counted(proof.total, 'record')} ({percent} %)"
 
 
-def _print(proof: admin_pb2.VerifyProgress, differences: list[str], console: Console) -> None:
+def _print(
+    proof: admin_pb2.VerifyProgress,
+    invoices: billing_pb2.VerifyInvoicesProgress,
+    differences: list[str],
+    console: Console,
+) -> None:
     if not differences:
         console.print(f"Ledger and rollups agree: {counted(proof.checked, 'record')} checked.")
+        if invoices.total:
+            documents = counted(invoices.total, "document")
+            console.print(f"Invoices agree with the ledger: {documents} in one unbroken chain.")
         return
     for difference in differences:
         console.print(printable(difference))

@@ -4,8 +4,9 @@
 
 Its `calc_price` takes 70–83 µs a record, so unit prices are taken out once and multiplied by
 us; a property test holds the two equal. Its own updating, which polls a site hourly and swaps
-a global, is never started: the book is the installed version's. Start dates compare the UTC
-date, times of day are UTC.
+a global, is never started: a version of the book is put in force by hand, from a moment on, and
+kept with the ledger, so that an upgrade of the package moves no price by itself. Start dates
+compare the UTC date, times of day are UTC.
 
 Importing it takes half a second with a cold disk, so that is done on the writer's thread,
 after the daemon serves.
@@ -13,18 +14,21 @@ after the daemon serves.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, time, timedelta
 from decimal import Decimal
+from functools import cache
+from importlib.metadata import version as package_version
 from typing import TYPE_CHECKING
 
 from meterd.money import exact
 from meterd.pricing import rate_card
+from meterd.pricing.edition import Edition, packed, unpacked
 from meterd.pricing.naming import REGIONAL, book_provider
 from meterd.pricing.rate_card import FOREVER_MS, UNPRICED, Rate, Segment, rate_from_decimals
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from genai_prices import types
     from genai_prices.data_snapshot import DataSnapshot
@@ -72,6 +76,8 @@ class Entry:
     model: types.ModelInfo
     context: Mapping[str, str]
     is_free: bool
+    version: str = ""
+    """Of the edition that it stands in."""
 
     @property
     def name(self) -> str:
@@ -80,20 +86,74 @@ class Entry:
 
 
 class PriceBook:
-    """The book of the installed `genai-prices`. Not shared between threads."""
+    """Editions of the book, each from its moment on. Not shared between threads.
 
-    def __init__(self) -> None:
-        self._snapshot: DataSnapshot | None = None
+    Without any, the book of the installed `genai-prices` holds for all time.
+    """
+
+    def __init__(self, editions: Sequence[Edition] = ()) -> None:
+        self._editions = tuple(editions)
+        self._snapshots: dict[str, DataSnapshot] = {}
         self.version = ""
+        """The newest edition's; empty until the book is loaded."""
+
+    @property
+    def editions(self) -> tuple[Edition, ...]:
+        """The editions in force, oldest first; empty until the installed one is stored."""
+        return self._editions
+
+    def use(self, editions: Sequence[Edition]) -> None:
+        """Go by these editions from now on."""
+        self._editions = tuple(editions)
+        if self.version:
+            self.version = ""
+            self.load()
+
+    def newest(self) -> PriceBook:
+        """The newest edition as if it had always held: what prices usage again."""
+        book = PriceBook([one._replace(from_ms=-FOREVER_MS) for one in self._editions[-1:]])
+        book._snapshots = self._snapshots
+        return book
 
     def load(self) -> None:
         """Import the book now, so that the first record needn't wait for it."""
-        if self._snapshot is None:
-            import genai_prices
-            from genai_prices.data_snapshot import get_snapshot
+        if not self.version:
+            self.version = self._editions[-1].version if self._editions else installed_version()
+            self._snapshot(self.version)
 
-            self._snapshot = get_snapshot()
-            self.version = f"genai-prices {genai_prices.__version__}"
+    def installed(self, from_ms: int = -FOREVER_MS) -> Edition:
+        """The installed package's book as an edition from a moment on."""
+        return Edition(installed_version(), from_ms, _packed_installed())
+
+    def _snapshot(self, version: str) -> DataSnapshot:
+        """The book of a version; what the package has cached of lookups isn't shared."""
+        snapshot = self._snapshots.get(version)
+        if snapshot is None:
+            from genai_prices.data_snapshot import DataSnapshot
+
+            snapshot = DataSnapshot(providers=self._providers(version), from_auto_update=False)
+            self._snapshots[version] = snapshot
+        return snapshot
+
+    def _providers(self, version: str) -> list[types.Provider]:
+        if version == installed_version():
+            from genai_prices.data import providers
+
+            return providers
+        data = next(one.data for one in self._editions if one.version == version)
+        return unpacked(data)
+
+    def _edition_at(self, at_ms: int) -> tuple[str, int, int]:
+        """The version in force at a moment, and from when until when it is."""
+        self.load()
+        version, from_ms, to_ms = self.version, -FOREVER_MS, FOREVER_MS
+        for one in reversed(self._editions):
+            version = one.version
+            if one.from_ms <= at_ms:
+                from_ms = one.from_ms
+                break
+            to_ms = one.from_ms
+        return version, from_ms, to_ms
 
     def segment(
         self,
@@ -111,15 +171,26 @@ class PriceBook:
                 `inference_geo`; a value that the model's prices don't know is unpriced, since
                 the book itself would silently take the standard price.
         """
-        entry = self.find(provider, request_model, response_model, context)
-        return UNPRICED if entry is None else self.segment_of(entry, at_ms)
+        version, from_ms, to_ms = self._edition_at(at_ms)
+        entry = self.find(provider, request_model, response_model, context, version)
+        segment = UNPRICED if entry is None else self.segment_of(entry, at_ms)
+        if from_ms <= segment.from_ms and segment.to_ms <= to_ms:
+            return segment
+        return replace(
+            segment, from_ms=max(from_ms, segment.from_ms), to_ms=min(to_ms, segment.to_ms)
+        )
 
     def find(
-        self, provider: str, request_model: str, response_model: str, context: Mapping[str, str]
+        self,
+        provider: str,
+        request_model: str,
+        response_model: str,
+        context: Mapping[str, str],
+        version: str = "",
     ) -> Entry | None:
-        """The book's entry for a call, or None."""
+        """An edition's entry for a call, or None; of the newest one where none is named."""
         self.load()
-        assert self._snapshot is not None
+        snapshot = self._snapshot(version or self.version)
         book_id = book_provider(provider)
         if not book_id:
             return None
@@ -128,14 +199,15 @@ class PriceBook:
             models.reverse()
         for model in filter(None, models):
             try:
-                found, info = self._snapshot.find_provider_model(model, None, book_id, None)
+                found, info = snapshot.find_provider_model(model, None, book_id, None)
             except LookupError:
                 continue
             is_own = any(info is own for own in found.models)
             stated = _stated(info, context, is_own=is_own)
             if stated is None:
                 return None
-            return Entry(found.id, info, stated, model.endswith(":free"))
+            is_free = model.endswith(":free")
+            return Entry(found.id, info, stated, is_free, version or self.version)
         return None
 
     def segment_of(self, entry: Entry, at_ms: int) -> Segment:
@@ -166,8 +238,26 @@ class PriceBook:
                 return None  # an empty price in the book is not known, not nothing
             prices = {rate_card.INPUT: Decimal(0), rate_card.OUTPUT: Decimal(0)}
         return rate_from_decimals(
-            entry.provider, entry.name, _basis(entry, above, from_ms), prices, self.version
+            entry.provider,
+            entry.name,
+            _basis(entry, above, from_ms),
+            prices,
+            entry.version or self.version,
         )
+
+
+@cache
+def installed_version() -> str:
+    """The installed package and its version, as rates and invoices name it."""
+    return f"genai-prices {package_version('genai-prices')}"
+
+
+@cache
+def _packed_installed() -> bytes:
+    """The installed book, packed: a tenth of a second, once a process."""
+    from genai_prices.data import providers
+
+    return packed(providers)
 
 
 def _stated(

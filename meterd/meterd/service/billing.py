@@ -20,7 +20,9 @@ from meterd.money import CURRENCIES, minor_unit
 from meterd.service.closing import DEFAULT_SERIES, Closing
 from meterd.service.drafting import Drafting
 from meterd.service.invoice_message import draft_message, final_message, status_of
+from meterd.service.profits import Profits
 from meterd.service.proving import Proving
+from meterd.service.repricing import Prices, check_reprice
 from meterd.service.status import answers, streams
 from meterd.store.book_values import DocumentLine, NewDocument, Series
 from meterd.store.values import PeriodIndex
@@ -28,6 +30,7 @@ from meterd_proto.v1 import billing_pb2, billing_pb2_grpc
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Collection, Mapping
+    from pathlib import Path
 
     from meterd.clock import Clock
     from meterd.config.in_force import InForce
@@ -48,6 +51,7 @@ class BillingServicer(billing_pb2_grpc.BillingServiceServicer):
         store: Store,
         in_force: InForce,
         clock: Clock,
+        letters: Path,
         connected: Callable[[], Collection[ProducerId]] = frozenset,
     ) -> None:
         self._store = store
@@ -57,6 +61,8 @@ class BillingServicer(billing_pb2_grpc.BillingServiceServicer):
         self._drafting = Drafting(store, in_force)
         self._closing = Closing(store, in_force, clock, self._drafting, connected)
         self._proving = Proving(self._books, self._drafting)
+        self._profits = Profits(store, in_force, clock, self._drafting, letters)
+        self._prices = Prices(self._books, in_force, clock)
         # The chain has one end: who puts something there does it alone.
         self._one_at_a_time = asyncio.Lock()
 
@@ -210,6 +216,45 @@ class BillingServicer(billing_pb2_grpc.BillingServiceServicer):
         """The chain of numbers and hashes, and each closed invoice recomputed from the ledger."""
         async for step in self._proving.steps(request.period):
             yield step
+
+    @streams
+    async def Profit(
+        self, request: billing_pb2.ProfitRequest, context: object
+    ) -> AsyncIterator[billing_pb2.ProfitRow]:
+        """Revenue, cost and margin by client, who loses money, and what to do about it."""
+        if request.by not in ("", "client", "project"):
+            raise InvalidRequest(f"profit is by client or project, not by {request.by!r}")
+        async for row in self._profits.rows(request):
+            yield row
+
+    # ── prices ──
+
+    @streams
+    async def Reprice(
+        self, request: billing_pb2.RepriceRequest, context: object
+    ) -> AsyncIterator[billing_pb2.RepriceRow]:
+        """What the prices in force change; done and recorded unless it is a dry run."""
+        check_reprice(request)
+        async with self._one_at_a_time:
+            async for row in self._prices.reprice(request):
+                yield row
+
+    @streams
+    async def Prices(
+        self, request: billing_pb2.PricesRequest, context: object
+    ) -> AsyncIterator[billing_pb2.PriceRow]:
+        """The prices that a period's usage was priced by."""
+        async for row in self._prices.used(request):
+            yield row
+
+    @streams
+    async def UpdatePrices(
+        self, request: billing_pb2.UpdatePricesRequest, context: object
+    ) -> AsyncIterator[billing_pb2.PriceRow]:
+        """Put the installed price book in force from now on; says what it changes."""
+        async with self._one_at_a_time:
+            async for row in self._prices.update(is_dry_run=request.dry_run):
+                yield row
 
     async def _credit(
         self, found: StoredDocument, amount: Decimal | None, why: str

@@ -10,15 +10,27 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from meterd.store import closing, documents, statements
+from meterd.store import (
+    closing,
+    documents,
+    input_sizes,
+    price_books,
+    repricing,
+    statements,
+)
+from meterd.store.input_sizes import Measuring
 from meterd.store.ledger_statements import LedgerStatements
+from meterd.store.repricing import Repricing
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
+    from decimal import Decimal
 
     from meterd.billing.period import Period
     from meterd.billing.statement import Statement
     from meterd.config.agency import Agency
+    from meterd.pricing.edition import Edition
+    from meterd.pricing.rate_card import Rate
     from meterd.store.book_values import (
         Basis,
         BilledLine,
@@ -31,7 +43,9 @@ if TYPE_CHECKING:
         Series,
         StoredDocument,
     )
+    from meterd.store.input_sizes import InputSizes
     from meterd.store.readers import Readers
+    from meterd.store.repricing import PriceDifference, UsedRate
     from meterd.store.sums import Rates
     from meterd.store.values import PeriodIndex
     from meterd.store.writer import Writer
@@ -124,6 +138,23 @@ class Books:
             found |= await self._readers.read(partial(adding.statements, bounds=mine))
         return found
 
+    async def input_sizes(
+        self, clients: Collection[str], bounds: Period
+    ) -> dict[tuple[str, str], InputSizes]:
+        """By client and project (the empty one: all of it): how large requests were."""
+        measuring = Measuring(
+            clients, bounds.start_unix_ns // 1_000_000, bounds.end_unix_ns // 1_000_000
+        )
+        for first, end in await self._readers.read(measuring.pages):
+            await self._readers.read(partial(measuring.add, first=first, end=end))
+        return measuring.sizes()
+
+    async def input_costs(self, period: PeriodIndex) -> dict[str, Decimal]:
+        """By client: what its input alone cost in a period, US dollars, exact."""
+        return await self._readers.read(
+            partial(input_sizes.input_costs, rates=self._rates, period=period)
+        )
+
     async def bounds(self, period: PeriodIndex) -> dict[str, Period]:
         """By client: the bounds of a period, of those that opened it."""
         return await self._readers.read(partial(statements.bounds, period=period))
@@ -147,6 +178,53 @@ class Books:
     async def last_seen(self) -> dict[bytes, LastSeen]:
         """How far each producer's records in the ledger reach, by its id."""
         return await self._readers.read(documents.last_seen)
+
+    # ── prices ──
+
+    async def rows_span(self) -> tuple[int, int]:
+        """The rows that the ledger has, `[first, end)`."""
+        return await self._readers.read(repricing.span)
+
+    def repricing(self, agency: Agency, client: str | None, is_all: bool) -> Repricing:
+        """A look for rows that the prices in force price otherwise; `look_again` goes on."""
+        return Repricing(agency, self._rates, client, is_all)
+
+    async def look_again(self, looking: Repricing, first: int) -> None:
+        """Look at the next page of rows."""
+        end = first + repricing.PAGE_ROWS
+        await self._readers.read(partial(looking.look, first=first, end=end))
+
+    async def begin_reprice(self, who: str, why: str) -> int:
+        """A reprice is recorded; its number."""
+        return await self._writer.run(partial(repricing.begin, who=who, why=why))
+
+    async def take_prices(self, number: int, rows: Sequence[int]) -> int:
+        """Let some rows take the prices in force; how many did."""
+        return await self._writer.run(
+            partial(repricing.take, number=number, rows=rows), after_batches=True
+        )
+
+    async def price_editions(self) -> list[Edition]:
+        """The editions of the price book in force, oldest first."""
+        return await self._readers.read(price_books.editions)
+
+    async def price_differences(self, now_ms: int) -> list[PriceDifference]:
+        """What the installed book says otherwise than the one in force, of the models used."""
+        return await self._readers.read(partial(repricing.differences, now_ms=now_ms))
+
+    async def update_prices(self) -> bool:
+        """Put the installed book in force from now on; False: it is already."""
+        return await self._writer.run(price_books.update, alone=True)
+
+    async def used_rates(self, period: PeriodIndex) -> list[UsedRate]:
+        """The models used in a period, with the rates that priced them."""
+        return await self._readers.read(partial(repricing.used_rates, period=period))
+
+    async def rate(self, number: int) -> Rate:
+        """A rate of the ledger by its number."""
+        return await self._readers.read(
+            lambda connection: repricing.rate(connection, self._rates, number)
+        )
 
     # ── documents ──
 

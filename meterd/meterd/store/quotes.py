@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from meterd.pricing.naming import book_tools
 from meterd.pricing.price import can_price
@@ -12,9 +12,21 @@ if TYPE_CHECKING:
     from meterd.pricing.price import Counts
     from meterd.pricing.price_list import PriceList
     from meterd.pricing.rate_card import Rate
-    from meterd.store.interning import Interning, KindRow
+    from meterd.store.interning import KindRow
 
 QUOTES_MAX = 50_000
+
+
+class RateNumbers(Protocol):
+    """Numbers for rates: those of the ledger, or provisional ones that a dry run makes up."""
+
+    def rate(self, rate: Rate) -> int:
+        """A rate's number."""
+        ...
+
+    def nothing_counted(self) -> int:
+        """The rate of records that used nothing."""
+        ...
 
 
 class Quote(NamedTuple):
@@ -35,7 +47,7 @@ class Quote(NamedTuple):
 class Quotes:
     """Quotes by kind. Writer's thread only."""
 
-    def __init__(self, interning: Interning, prices: PriceList) -> None:
+    def __init__(self, interning: RateNumbers, prices: PriceList) -> None:
         self._interning = interning
         self.prices = prices
         self._own_clients = prices.own_clients()

@@ -664,10 +664,13 @@ class RepriceRequest(_message.Message):
     CLIENT_FIELD_NUMBER: _builtins.int
     WHY_FIELD_NUMBER: _builtins.int
     WHO_FIELD_NUMBER: _builtins.int
+    ALL_FIELD_NUMBER: _builtins.int
     dry_run: _builtins.bool
     client: _builtins.str
     why: _builtins.str
     who: _builtins.str
+    all: _builtins.bool
+    """also what has a price that the prices in force say otherwise"""
     def __init__(
         self,
         *,
@@ -675,10 +678,11 @@ class RepriceRequest(_message.Message):
         client: _builtins.str = ...,
         why: _builtins.str = ...,
         who: _builtins.str = ...,
+        all: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client", b"client", "dry_run", b"dry_run", "who", b"who", "why", b"why"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all", b"all", "client", b"client", "dry_run", b"dry_run", "who", b"who", "why", b"why"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
