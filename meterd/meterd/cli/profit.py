@@ -53,9 +53,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="this client alone, with the sizes of its requests",
     )  # fmt: skip
     parser.add_argument(
-        "--input", type=_change, metavar="-67%", default="",
+        "--input", type=_change, metavar="-67%",
         help="what if requests had so much less input (default: -67%%)",
     )  # fmt: skip
+    # argparse takes what begins with a minus for an option, unless it is a number.
+    parser._negative_number_matcher = re.compile(r"-[0-9.]+%?$")
     add_format(parser)
     add_connection(parser)
 
@@ -78,7 +80,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
         period=options.month or "",
         client=options.client or "",
         by=options.by,
-        what_if_input=options.input,
+        what_if_input=options.input or "",
     )
     with (
         connected(options.target, console) as daemon,
