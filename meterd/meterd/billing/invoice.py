@@ -175,9 +175,11 @@ def _notes(statement: Statement) -> list[str]:
             "estimated because the provider reported none."
         )
     if statement.unpriced_requests:
-        calls = "request has" if statement.unpriced_requests == 1 else "requests have"
+        calls, are = ("request has", "is") if statement.unpriced_requests == 1 else (
+            "requests have", "are"
+        )  # fmt: skip
         notes.append(
-            f"{statement.unpriced_requests:,} {calls} no price yet and are not in the usage line."
+            f"{statement.unpriced_requests:,} {calls} no price yet and {are} not in the usage line."
         )
     return notes
 
