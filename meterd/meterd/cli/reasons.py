@@ -18,7 +18,7 @@ _CHARACTERS_MAX = 500
 def add_reason(parser: argparse.ArgumentParser, *, is_required: bool = True) -> None:
     """Add `--why` and `--who`."""
     parser.add_argument(
-        "--why", type=_text("--why"), required=is_required, metavar="TEXT", default="",
+        "--why", type=_text("--why"), required=is_required, metavar="TEXT",
         help="the reason, kept in the books",
     )  # fmt: skip
     parser.add_argument(

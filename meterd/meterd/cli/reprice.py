@@ -52,7 +52,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
     request = billing_pb2.RepriceRequest(
         dry_run=options.dry_run,
         client=options.client or "",
-        why=options.why,
+        why=options.why or "",
         who=options.who or this_user(),
         all=options.all,
     )

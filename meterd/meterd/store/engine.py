@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from meterd.errors import StorageFault
 from meterd.ids import LedgerId, ProducerId
 from meterd.pricing.price_list import PriceList
-from meterd.store import schema
+from meterd.store import price_books, schema
 from meterd.store.calendar import Calendar
 from meterd.store.interning import Interning
 from meterd.store.leases import LeaseBook
@@ -58,6 +58,7 @@ class Engine:
         self.leases = LeaseBook(self.connection)
         self.runs = Runs(self.connection)
         self._swept_at_ms = 0
+        price_books.read(self)
         self._build()
 
     def use(self, agency: Agency) -> None:
@@ -102,6 +103,7 @@ class Engine:
         """Write what was gathered and make it durable; what to tell of it, if it is anything."""
         self.ledger.flush()
         self._sweep_dedupe()
+        price_books.keep_first(self)
         touched = self.producers.touched
         committed = self._committed(touched)
         self.ledger.fold.clear()
@@ -137,6 +139,7 @@ class Engine:
         self.leases.forget()
         self.runs.forget()
         self.ledger.forget()
+        price_books.read(self)
 
     def close(self) -> None:
         """Let go of the database; the WAL is folded into it, if nobody else reads."""
