@@ -46,7 +46,7 @@ def _parts(agency: Agency, client: str, period: Period) -> list[_Part]:
     first, end = day_of(period.start, agency.zone), day_of(period.end, agency.zone)
     contracts = [one for one in (listed.contracts if listed else ()) if one.from_day < end]
     starts: list[date] = [max(one.from_day, first) for one in contracts]
-    ends = [*starts[1:], end]
+    ends = [*starts[1:], end][: len(starts)]
     return [
         _Part(contract.terms(agency.plans[contract.plan]), (until - start).days)
         for contract, start, until in zip(contracts, starts, ends, strict=True)

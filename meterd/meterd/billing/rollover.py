@@ -56,7 +56,8 @@ def lots_after(lots: Sequence[Lot], month: Month) -> tuple[Lot, ...]:
     for lot in valid:
         taken = min(used, lot.tokens)
         used -= taken
-        if lot.tokens > taken:
+        # One that the next period may not use any more takes no room from the new one.
+        if lot.tokens > taken and _lasts(lot, month.period + 1, plan):
             left.append(Lot(lot.period, lot.tokens - taken))
     room = plan.rollover_tokens_max - sum(lot.tokens for lot in left)
     unused = min(room, plan.included_tokens - used)
@@ -67,5 +68,8 @@ def _valid(lots: Sequence[Lot], period: int, plan: Plan | None) -> tuple[Lot, ..
     """Those that have not expired; none under a plan without rollover."""
     if plan is None or not plan.rollover_tokens_max:
         return ()
-    periods = max(1, plan.rollover_periods)
-    return tuple(lot for lot in lots if period - lot.period <= periods)
+    return tuple(lot for lot in lots if _lasts(lot, period, plan))
+
+
+def _lasts(lot: Lot, period: int, plan: Plan) -> bool:
+    return period - lot.period <= max(1, plan.rollover_periods)

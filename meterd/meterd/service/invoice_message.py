@@ -6,6 +6,7 @@ import json
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
+from meterd.billing.chain import canonical_json
 from meterd.money import minor_unit
 from meterd_proto.v1 import billing_pb2
 
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
 
 def draft_message(sheet: Mapping[str, Any]) -> billing_pb2.Invoice:
     """A sheet without a number, as it would be now."""
-    return _message(sheet, "draft")
+    message = _message(sheet, "draft")
+    message.canonical_json = canonical_json(sheet)
+    return message
 
 
 def final_message(document: StoredDocument) -> billing_pb2.Invoice:

@@ -134,7 +134,7 @@ class Invoice(_message.Message):
     price_book: _builtins.str
     """package version and snapshot"""
     canonical_json: _builtins.str
-    """what the hash is over; final alone"""
+    """the sheet; of a final one what the hash is over"""
     agency: _builtins.str
     subtotal: _builtins.str
     """before tax"""
