@@ -76,3 +76,40 @@ async def test_a_backup_overwrites_nothing(store: SqliteStore, tmp_path: Path) -
 
     assert target.read_text() == "mine"
     assert not any(name.endswith(".part") for name in os.listdir(tmp_path))
+
+
+async def test_the_log_of_a_killed_daemon_is_not_played_over_a_restored_backup(
+    store: SqliteStore, tmp_path: Path, clock: HandClock
+) -> None:
+    """Whoever restores after a crash finds a `-wal` there; SQLite would take it for the copy's."""
+    await store.commit(placed(usage(), usage()))
+    restored = tmp_path / "restored"
+    restored.mkdir()
+    await store.backup(restored / DATABASE)
+    await store.commit(placed(*(usage(client=f"c-{n}") for n in range(200)), first_sequence=3))
+    log = tmp_path / "data" / f"{DATABASE}-wal"
+    (restored / log.name).write_bytes(log.read_bytes())
+
+    opened = await open_store(restored, clock)
+
+    assert await opened.watermark(producer_id()) == 2
+    assert await requests(opened) == 2
+    await opened.commit(placed(usage(), first_sequence=3))
+    assert await requests(opened) == 3
+    await opened.close()
+
+
+async def test_a_log_of_its_own_is_played(
+    store: SqliteStore, tmp_path: Path, clock: HandClock
+) -> None:
+    """What was acknowledged before a kill stands there and nowhere else."""
+    await store.commit(placed(usage(), usage()))
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for name in (DATABASE, f"{DATABASE}-wal"):
+        (copy / name).write_bytes((tmp_path / "data" / name).read_bytes())
+
+    opened = await open_store(copy, clock)
+
+    assert await requests(opened) == 2
+    await opened.close()

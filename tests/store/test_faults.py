@@ -185,6 +185,43 @@ async def test_a_second_daemon_on_the_same_data_is_refused_in_one_sentence(
     await second.close()
 
 
+async def test_a_lock_that_somebody_deleted_is_taken_anew(tmp_path: Path, clock: HandClock) -> None:
+    """Else a second daemon would find a free one beside the new ledger."""
+    store = await open_store(tmp_path / "data", clock)
+    shutil.rmtree(tmp_path / "data")
+    with pytest.raises(StorageFault, match="was deleted or moved"):
+        await store.commit(placed(usage()))
+    assert await store.commit(placed(usage())) == 1
+
+    with pytest.raises(CannotStart, match="another meterd already uses the data directory"):
+        await open_store(tmp_path / "data", clock)
+
+    await store.close()
+
+
+async def test_two_daemons_on_one_ledger_count_once_all_the_same(
+    tmp_path: Path, clock: HandClock
+) -> None:
+    """Whatever became of the lock: what one has in memory is void once another has written."""
+    first = await open_store(tmp_path, clock)
+    await first.commit(placed(usage(), usage()))
+    (tmp_path / "lock").unlink()
+    second = await open_store(tmp_path, clock)
+    await second.commit(placed(usage(), usage(), usage()))
+
+    with pytest.raises(StorageFault, match="somebody else has written"):
+        await first.commit(placed(usage(), usage(), usage()))
+    with pytest.raises(StorageFault, match="another meterd has taken"):
+        await first.commit(placed(usage(), usage(), usage()))
+
+    assert await input_tokens(second) == 3_000
+    assert await differences(second) == ()
+    await second.close()
+    assert await first.commit(placed(usage(), usage(), usage())) == 3
+    assert await input_tokens(first) == 3_000
+    await first.close()
+
+
 async def test_a_data_directory_that_cant_be_made_is_one_sentence(
     tmp_path: Path, clock: HandClock
 ) -> None:

@@ -16,6 +16,12 @@ from meterd.errors import InvalidRequest
 if TYPE_CHECKING:
     from pathlib import Path
 
+NOT_WRITTEN_AHEAD = b"\x01\x01"
+"""Bytes 18 and 19 of a database that keeps no write-ahead log: its file format versions."""
+
+FORMER_SUFFIX = ".of-former"
+"""Added to the name of a log that belongs to a ledger which a backup has replaced."""
+
 
 def write(database: Path, target: Path) -> None:
     """Copy the database to a new file, complete and on the disk when this returns.
@@ -36,6 +42,28 @@ def write(database: Path, target: Path) -> None:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+def set_former_log_aside(database: Path) -> None:
+    """Keep the log of the ledger that a restored backup replaces from being played over it.
+
+    meterd was killed, and the copy was put in its place beside the old `-wal`: SQLite would
+    take the two for one database, and spoil it. A ledger in use says in its header that it
+    writes ahead; a copy made by `VACUUM INTO` doesn't, so a log beside it isn't its own.
+    """
+    log = database.with_name(database.name + "-wal")
+    if log.exists() and _is_copy(database):
+        log.replace(database.with_name(log.name + FORMER_SUFFIX))
+        database.with_name(database.name + "-shm").unlink(missing_ok=True)
+        _sync(database.parent)
+
+
+def _is_copy(database: Path) -> bool:
+    try:
+        with database.open("rb") as file:
+            return file.read(20)[18:] == NOT_WRITTEN_AHEAD
+    except FileNotFoundError:
+        return False
 
 
 def _sync(path: Path) -> None:

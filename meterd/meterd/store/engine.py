@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from meterd.errors import StorageFault
 from meterd.ids import LedgerId, ProducerId
 from meterd.pricing.price_list import PriceList
-from meterd.store import price_books, schema
+from meterd.store import backup, price_books, schema
 from meterd.store.calendar import Calendar
 from meterd.store.interning import Interning
 from meterd.store.leases import LeaseBook
@@ -41,6 +41,7 @@ class Engine:
         self.agency = agency
         self.book = book
         self._path = path
+        backup.set_former_log_aside(path)
         self.connection: sqlite3.Connection = schema.connect_writer(path)
         try:
             schema.migrate(self.connection, now_ms)
@@ -51,6 +52,7 @@ class Engine:
 
     def _open(self, now_ms: int) -> None:
         self._inode = self._path.stat().st_ino
+        self._version = self._data_version()  # before anything is read into memory
         self.ledger_id = LedgerId(schema.ledger_id(self.connection))
         self.now_ms = now_ms
         self.interning = Interning(self.connection, now_ms)
@@ -60,6 +62,11 @@ class Engine:
         self._swept_at_ms = 0
         price_books.read(self)
         self._build()
+
+    def _data_version(self) -> int:
+        """Changes with what other connections commit, and never with one's own."""
+        (version,) = self.connection.execute("PRAGMA data_version").fetchone()
+        return int(version)
 
     def use(self, agency: Agency) -> None:
         """Place and price by this configuration from the next transaction on."""
@@ -93,9 +100,16 @@ class Engine:
         return contract.terms(plan).quotas if plan is not None else ()
 
     def begin(self, now_ms: int) -> None:
-        """Begin a transaction; it holds the write lock from now on."""
+        """Begin a transaction; it holds the write lock from now on.
+
+        Raises:
+            StorageFault: somebody else has written since the last one, so that what is in
+                memory holds no longer; it is to be opened anew.
+        """
         self.now_ms = self.interning.now_ms = now_ms
         self.connection.execute("BEGIN IMMEDIATE")
+        if self._data_version() != self._version:
+            raise StorageFault(f"somebody else has written to the ledger {self._path}")
         self.leases.begin(now_ms)
         self._first_row = self.runs.next_row
 

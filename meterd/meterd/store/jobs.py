@@ -26,6 +26,14 @@ def hello(engine: Engine, producer: Producer, at_ms: int) -> SequenceNumber:
     return SequenceNumber(engine.producers.hello(producer, at_ms).watermark)
 
 
+def watermark(connection: sqlite3.Connection, producer: ProducerId) -> SequenceNumber:
+    """Up to where the ledger has a producer's records."""
+    found = connection.execute(
+        "SELECT watermark FROM producers WHERE producer = ?", (producer,)
+    ).fetchone()
+    return SequenceNumber(found[0] if found else 0)
+
+
 def lose(
     engine: Engine, producer: ProducerId, first: int, last: int, reason: str, at_ms: int
 ) -> SequenceNumber:

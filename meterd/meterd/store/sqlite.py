@@ -7,8 +7,6 @@ DATA/lock                         held by the daemon that uses the directory
 from __future__ import annotations
 
 import asyncio
-import fcntl
-import os
 import sqlite3
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
@@ -18,6 +16,7 @@ from meterd.errors import CannotStart, StorageFault
 from meterd.pricing.book import PriceBook
 from meterd.store import backup, jobs, queries, records, refold, status, verify
 from meterd.store.books import Books
+from meterd.store.claim import Claim
 from meterd.store.readers import Readers
 from meterd.store.sums import Rates
 from meterd.store.values import RollupQuery
@@ -72,47 +71,32 @@ async def open_store(
         CannotStart: the directory can't be written, another daemon uses it, or the database
             in it can't be opened. One sentence says which.
     """
-    lock = await asyncio.to_thread(_lock, data)
+    claim = await asyncio.to_thread(Claim, data)
     try:
-        writer = await _open_writer(data / DATABASE, clock, agency or Agency(), rows_max)
+        writer = await _open_writer(data / DATABASE, clock, agency or Agency(), rows_max, claim)
     except BaseException:
-        os.close(lock)
+        claim.release()
         raise
-    return SqliteStore(data / DATABASE, writer, lock)
+    return SqliteStore(data / DATABASE, writer, claim)
 
 
-async def _open_writer(path: Path, clock: Clock, agency: Agency, rows_max: int) -> Writer:
+async def _open_writer(
+    path: Path, clock: Clock, agency: Agency, rows_max: int, claim: Claim
+) -> Writer:
     try:
-        return Writer(path, agency, PriceBook(), clock, rows_max=rows_max)
+        return Writer(path, agency, PriceBook(), clock, rows_max=rows_max, claim=claim.renew)
     except sqlite3.Error as fault:
         raise CannotStart(f"the ledger {path} can't be opened: {fault}") from fault
-
-
-def _lock(data: Path) -> int:
-    """Take the directory for this process; the lock ends with the process, however it ends."""
-    try:
-        data.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = os.open(data / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as fault:
-        raise CannotStart(
-            f"the data directory {data} can't be written: {fault.strerror}"
-        ) from fault
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as fault:
-        os.close(lock)
-        raise CannotStart(f"another meterd already uses the data directory {data}") from fault
-    return lock
 
 
 class SqliteStore:
     """`meterd.store.store.Store` on SQLite."""
 
-    def __init__(self, path: Path, writer: Writer, lock: int) -> None:
+    def __init__(self, path: Path, writer: Writer, claim: Claim) -> None:
         self._path = path
         self._writer = writer
         self._readers = Readers(path)
-        self._lock = lock
+        self._claim = claim
         self._rates = Rates()
         self.books = Books(writer, self._readers, self._rates)
         self._heard: dict[ProducerId, Heartbeat] = {}
@@ -122,6 +106,11 @@ class SqliteStore:
     def ledger_id(self) -> LedgerId:
         """16 random bytes, made with the ledger and kept by its backups."""
         return self._writer.ledger_id
+
+    @property
+    def opening(self) -> int:
+        """Rises whenever the database is opened anew: it may be another, or an older copy."""
+        return self._writer.opening
 
     @property
     def storage_fault(self) -> str:
@@ -136,13 +125,17 @@ class SqliteStore:
         """Finish what the writer has begun and let go of the data directory."""
         await self._writer.close()
         await self._readers.close()
-        os.close(self._lock)
+        self._claim.release()
 
     # ── records ──
 
     async def hello(self, producer: Producer, at_ms: int) -> SequenceNumber:
         """Know a producer, and say its watermark."""
         return await self._writer.run(partial(jobs.hello, producer=producer, at_ms=at_ms))
+
+    async def watermark(self, producer: ProducerId) -> SequenceNumber:
+        """Up to where the ledger has a producer's records. Only reads."""
+        return await self._readers.read(partial(jobs.watermark, producer=producer))
 
     async def commit(self, batch: UnreadBatch) -> SequenceNumber:
         """Store the records of `batch` that are new and move the watermark; returns it."""

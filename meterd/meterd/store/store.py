@@ -53,6 +53,11 @@ class Store(Protocol):
         ...
 
     @property
+    def opening(self) -> int:
+        """Rises whenever the database is opened anew: it may be another, or an older copy."""
+        ...
+
+    @property
     def storage_fault(self) -> str:
         """Why nothing can be committed now, one sentence; empty: all is well."""
         ...
@@ -77,6 +82,10 @@ class Store(Protocol):
 
     async def hello(self, producer: Producer, at_ms: int) -> SequenceNumber:
         """Know a producer, and say its watermark: 0 where the ledger has none of it."""
+        ...
+
+    async def watermark(self, producer: ProducerId) -> SequenceNumber:
+        """Up to where the ledger has a producer's records; 0 where it has none. Only reads."""
         ...
 
     async def commit(self, batch: UnreadBatch) -> SequenceNumber:

@@ -109,13 +109,22 @@ class Writer:
     """Owns the write connection. Methods are for the event loop that made it."""
 
     def __init__(
-        self, path: Path, agency: Agency, book: PriceBook, clock: Clock, *, rows_max: int = ROWS_MAX
+        self,
+        path: Path,
+        agency: Agency,
+        book: PriceBook,
+        clock: Clock,
+        *,
+        rows_max: int = ROWS_MAX,
+        claim: Callable[[], None] = lambda: None,
     ) -> None:
+        """`claim` makes sure, before each opening, that no other daemon uses the database."""
         self._path = path
         self._agency = agency
         self._book = book
         self._clock = clock
         self._rows_max = rows_max
+        self._claim = claim
         self._loop = asyncio.get_running_loop()
         self._ordered: deque[_Waiting[object]] = deque()
         self._first: deque[_Waiting[object]] = deque()
@@ -126,6 +135,7 @@ class Writer:
         self._told: list[Callable[[Committed], None]] = []
         self.storage_fault = ""
         self.ledger_id = LedgerId(b"")
+        self.opening = 0
         self._engine: Engine | None = self._open()
         self._thread = threading.Thread(target=self._write, name="meterd-writer")
         self._thread.start()
@@ -207,8 +217,10 @@ class Writer:
 
     def _open(self) -> Engine:
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._claim()
         engine = Engine(self._path, self._agency, self._book, self._now_ms())
         self.ledger_id = engine.ledger_id
+        self.opening += 1
         return engine
 
     def _now_ms(self) -> int:
@@ -238,9 +250,13 @@ class Writer:
         """One transaction with what has gathered."""
         waiting: list[_Waiting[object]] = []
         try:
-            engine = self._engine or self._open()
-            self._engine = engine
+            engine = self._engine = self._engine or self._open()
             engine.begin(self._now_ms())
+        except (sqlite3.Error, MeterdError, OSError) as fault:
+            self._failed(fault)
+            self._answer(self._take_all(), StorageFault(_sentence(fault)))
+            return
+        try:
             self._run_notes(engine)
             self._gather(engine, waiting)
             committed = engine.commit()
@@ -255,6 +271,14 @@ class Writer:
         else:
             self.storage_fault = ""
             self._answer(waiting, None, committed)
+
+    def _take_all(self) -> list[_Waiting[object]]:
+        """All that waits: without a database none of it can be done, nor may it spin here."""
+        with self._ready:
+            waiting = [*self._first, *self._ordered]
+            self._first.clear()
+            self._ordered.clear()
+        return waiting
 
     def _gather(self, engine: Engine, waiting: list[_Waiting[object]]) -> None:
         """Run what waits, until the transaction is full, or somebody is in a hurry."""
