@@ -89,7 +89,7 @@ class UsageServicer(usage_pb2_grpc.UsageServiceServicer):
         watermark = await self._store.hello(producer, self._clock.unix_ns() // 1_000_000)
         await call.write(stream.welcome(self._store.ledger_id, watermark, self._version))
         try:
-            await shipping.run()
+            await shipping.run(watermark)
         except* _Superseded as group:
             raise _Superseded from group
         except* MeterdError as group:
@@ -125,6 +125,7 @@ class _Shipping:
         self._call = call
         self._stream = stream.Stream(producer)
         self._answers: asyncio.Queue[asyncio.Task[_Outcome] | None] = asyncio.Queue(WINDOW)
+        self._acknowledged = 0
         self._superseded = asyncio.get_running_loop().create_future()
 
     def supersede(self) -> None:
@@ -132,8 +133,13 @@ class _Shipping:
         if not self._superseded.done():
             self._superseded.set_result(None)
 
-    async def run(self) -> None:
-        """Read and answer until the producer ends the stream."""
+    async def run(self, watermark: int) -> None:
+        """Read and answer until the producer ends the stream.
+
+        Args:
+            watermark: what the producer was welcomed with.
+        """
+        self._acknowledged = watermark
         async with asyncio.TaskGroup() as tasks:
             watch = tasks.create_task(self._watch())
             reading = tasks.create_task(self._read(tasks))
@@ -171,7 +177,7 @@ class _Shipping:
         try:
             return _Outcome(await self._store.commit(batch))
         except (BatchBroken, SequenceGap, Unavailable) as fault:
-            return _Outcome(0, fault, batch)
+            return _Outcome(0, fault, batch, batch.span[0])
 
     async def _lose(self, loss: stream.Loss) -> _Outcome:
         at_ms = self._clock.unix_ns() // 1_000_000
@@ -182,7 +188,7 @@ class _Shipping:
                 )
             )
         except (SequenceGap, Unavailable) as fault:
-            return _Outcome(0, fault)
+            return _Outcome(0, fault, None, loss.first)
 
     async def _goodbye(self, goodbye: stream.Goodbye) -> None:
         try:
@@ -193,14 +199,19 @@ class _Shipping:
             pass  # its leases return when its spool is found empty, or their hold ends
 
     async def _answer(self) -> None:
-        """Answer in order. After a fault, what was sent behind it is a gap, and passed over."""
+        """Answer in order. After a fault, what was sent behind it is a gap, and passed over.
+
+        What follows on what was acknowledged and is a gap all the same is another matter: the
+        ledger was deleted, or an older copy put in its place. The stream ends, so that the
+        producer hears in its next Welcome what this ledger has.
+        """
         is_behind_fault = False
         unsaid = 0
         while (task := await self._answers.get()) is not None:
             outcome = await task
             if outcome.fault is None:
                 is_behind_fault = False
-                unsaid = outcome.watermark
+                unsaid = self._acknowledged = outcome.watermark
                 if self._answers.empty():  # else a later acknowledgment says this one too
                     await self._call.write(stream.acknowledgment(unsaid))
                     unsaid = 0
@@ -211,7 +222,7 @@ class _Shipping:
                 _log.warning("a batch of a producer is refused: %s", outcome.fault)
                 await self._call.write(stream.batch_refused(outcome.batch, outcome.fault))
                 raise outcome.fault
-            elif not is_behind_fault:
+            elif not is_behind_fault or outcome.first_sequence <= self._acknowledged + 1:
                 raise outcome.fault
         if unsaid:  # the producer said all it will right behind its last batch
             await self._call.write(stream.acknowledgment(unsaid))
@@ -223,6 +234,7 @@ class _Outcome(NamedTuple):
     watermark: int
     fault: BatchBroken | SequenceGap | Unavailable | None = None
     batch: WireBatch | None = None
+    first_sequence: int = 0
 
 
 class _Room:
