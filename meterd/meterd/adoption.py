@@ -1,10 +1,15 @@
 """Spool adoption: what dead processes left in a spool root goes into the ledger, seconds later.
 
     every 2 s: SPOOL_ROOT ─▶ whose lock is free? ─▶ Delivery ─▶ ingest ─▶ Store ─▶ finished
+                              └─ finished, and this ledger lacks some of it: once more
 
 The only importer of the middleware, whose rules decide what a directory holds and what an
 open call becomes. The daemon needs no channel for it: requests and answers of the Ship
 stream are handed over in memory. Reading files belongs to a thread; committing to the loop.
+
+A ledger restored from a backup has forgotten what came after it. So each finished directory
+is held against the ledger once after every opening of the database, and shipped again where
+it says more than the ledger knows.
 """
 
 from __future__ import annotations
@@ -12,9 +17,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from meterd.errors import BatchBroken, MeterdError, Unavailable
+from meterd.ids import ProducerId
 from meterd.ingest import stream
 from meterd.ingest.reading import WireBatch
 from meterd.store.values import Heartbeat
@@ -28,9 +35,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from meterd.clock import Clock
-    from meterd.ids import ProducerId
     from meterd.store.store import Store
     from meterd_middleware.adoption import Adopted
+    from meterd_middleware.directory import Acknowledged
     from meterd_proto.v1 import usage_pb2
 
 _log = logging.getLogger("meterd")
@@ -44,6 +51,9 @@ ACKNOWLEDGED_KEEP_BYTES = 64 << 20
 
 STREAMS_MAX = 64
 """Tries at one directory in a sweep where batches are refused: each halves one."""
+
+KNOWN_MAX = 100_000
+"""Finished directories held in memory as known; those beyond are asked about at every sweep."""
 
 T = TypeVar("T")
 
@@ -60,6 +70,9 @@ class Sweeper:
         self._random = random.Random(0)  # only Delivery's backoff asks for it; none is waited for
         self._is_stopped = False
         self._troubles: dict[str, str] = {}
+        self._opening = 0
+        self._known: set[bytes] = set()
+        """Producers with a finished directory of which this opening of the ledger lacks nothing."""
 
     async def run(self) -> None:
         """Sweep every two seconds."""
@@ -93,7 +106,11 @@ class Sweeper:
                 self._note(root, f"{root} can't be swept: {_reason(error)}")
 
     def _adopt_all(self, loop: asyncio.AbstractEventLoop, root: str) -> None:
-        for adopted in adoptable(self._disk, root, tell=self._cannot_read):
+        if self._opening != self._store.opening:
+            self._opening = self._store.opening
+            self._known.clear()
+        again = partial(self._is_wanted_again, loop)
+        for adopted in adoptable(self._disk, root, again=again, tell=self._cannot_read):
             if self._is_stopped:
                 return
             try:
@@ -102,6 +119,20 @@ class Sweeper:
             # Whatever lies in a spool root must not end the daemon, and again at each start.
             except Exception as error:
                 self._cannot_read(adopted.path, error)
+
+    def _is_wanted_again(
+        self, loop: asyncio.AbstractEventLoop, producer: bytes, acknowledged: Acknowledged
+    ) -> bool:
+        """Whether the ledger, restored from a backup, lacks some of a finished directory."""
+        if producer in self._known or acknowledged.ledger_id != self._store.ledger_id:
+            return False
+        asked = self._store.watermark(ProducerId(producer))
+        watermark = asyncio.run_coroutine_threadsafe(asked, loop).result()
+        if acknowledged.watermark > watermark:
+            return True
+        if len(self._known) < KNOWN_MAX:
+            self._known.add(producer)
+        return False
 
     def _adopt(self, loop: asyncio.AbstractEventLoop, adopted: Adopted) -> None:
         """Bring one directory to its end, or as far as the ledger takes it now."""
