@@ -8,6 +8,7 @@ help:
 	@echo "make test       every test"
 	@echo "make check      lint, types, import contracts, generated stubs"
 	@echo "make bench      the figures of docs/benchmarks.md"
+	@echo "make torture    kill -9 of app, workers and meterd under load, and thousands of simulations"
 	@echo "make stubs      generate the protobuf stubs"
 	@echo "make constraints  resolve the pins of constraints.txt anew (needs the network)"
 
@@ -44,3 +45,8 @@ constraints: install
 
 bench: install
 	@$(PYTHON) -m benchmarks
+
+# docs/reliability.md has what came out last. make torture ROUNDS=20 SEED=7 SCHEDULES=100
+torture: install
+	@$(PYTHON) -W ignore -m tests.delivery.torture --rounds $(or $(ROUNDS),200) $(if $(SEED),--seed $(SEED))
+	@METERD_SIMULATION_SEEDS=$(or $(SCHEDULES),500) $(PYTHON) -m pytest -q -n 2 tests/delivery/simulation
