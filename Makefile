@@ -1,7 +1,7 @@
 # Everything runs from .venv, which the first target that needs it makes (python3 and make suffice).
 PYTHON := .venv/bin/python
 
-.PHONY: help install demo test lint types contracts stubs stubs-check constraints bench torture check
+.PHONY: help install demo test lint types contracts stubs stubs-check constraints bench torture quota-storm check
 
 help:
 	@echo "make demo       meterd, a loopback provider and an example app, driven with real SDKs"
@@ -9,6 +9,7 @@ help:
 	@echo "make check      lint, types, import contracts, generated stubs"
 	@echo "make bench      the figures of docs/benchmarks.md"
 	@echo "make torture    kill -9 of app, workers and meterd under load, and thousands of simulations"
+	@echo "make quota-storm  real SDK calls on one hard quota, and kill -9 of workers and meterd"
 	@echo "make stubs      generate the protobuf stubs"
 	@echo "make constraints  resolve the pins of constraints.txt anew (needs the network)"
 
@@ -50,3 +51,7 @@ bench: install
 torture: install
 	@$(PYTHON) -W ignore -m tests.delivery.torture --rounds $(or $(ROUNDS),200) $(if $(SEED),--seed $(SEED))
 	@METERD_SIMULATION_SEEDS=$(or $(SCHEDULES),500) $(PYTHON) -m pytest -q -n 2 tests/delivery/simulation
+
+# docs/quotas.md has what came out last. make quota-storm ROUNDS=8 SEED=7
+quota-storm: install
+	@$(PYTHON) -W ignore -m tests.quota.storm --rounds $(or $(ROUNDS),4) $(if $(SEED),--seed $(SEED))
