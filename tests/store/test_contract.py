@@ -19,6 +19,7 @@ from meterd.config.agency import Agency, Client, PriceOverride, QuotaRule
 from meterd.errors import BatchBroken, NotFound, SequenceGap
 from meterd.ids import LeaseId, ProducerId
 from meterd.ingest.reading import WireBatch
+from meterd.store.ledger import Ledger
 from meterd.store.sqlite import open_store
 from meterd.store.values import (
     Grant,
@@ -38,6 +39,8 @@ from tests.support.builders import DAY_MS, NOW_MS, batch_of, placed, producer_id
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from meterd.ids import Sequence
+    from meterd.store.batch import PlacedBatch
     from meterd.store.sqlite import SqliteStore
     from meterd.store.values import Committed, LedgerRecord, RollupRow
 
@@ -222,6 +225,41 @@ async def test_a_batch_that_raises_what_it_never_should_blocks_nobody(store: Sql
     assert results[0] == results[2] == 1
     assert isinstance(results[1], BatchBroken)
     assert "ZeroDivisionError" in str(results[1])
+    assert await differences(store) == ()
+
+
+async def test_a_record_that_a_bug_of_ours_cant_take_is_kept_and_passed(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is well-framed, so it is never declared lost: its bytes stay, and nothing waits for it.
+
+    A batch of several is refused, since its sender halves it until one record is to blame.
+    """
+    add = Ledger.add
+
+    def raising(self: Ledger, batch: PlacedBatch) -> Sequence:
+        if 666 in (batch.input_tokens or ()):
+            raise ZeroDivisionError("a bug")
+        return add(self, batch)
+
+    monkeypatch.setattr(Ledger, "add", raising)
+    bad = usage(input_tokens=666, note="keep me")
+
+    with pytest.raises(BatchBroken, match="ZeroDivisionError"):
+        await store.commit(wire(usage(), bad))
+    assert await store.commit(wire(usage())) == 1
+    assert await store.commit(wire(bad, first_sequence=2)) == 2
+    assert await store.commit(wire(usage(), first_sequence=3)) == 3
+
+    (kept,) = (await store.status()).quarantine
+    assert (kept.sequence, kept.reason) == (
+        2, "the ledger can't take it: ZeroDivisionError: a bug",
+    )  # fmt: skip
+    (payload,) = await store._readers.read(
+        lambda connection: connection.execute("SELECT payload FROM quarantine").fetchone()
+    )
+    assert usage_pb2.UsageRecord.FromString(payload) == bad
+    assert (await total(store)).requests == 2
     assert await differences(store) == ()
 
 

@@ -387,6 +387,9 @@ async def test_a_batch_is_let_go_of_once_it_is_answered(store: SqliteStore) -> N
         def read(self) -> PlacedBatch:
             return placed(usage())
 
+        def set_aside(self, reason: str) -> None:
+            """Nothing."""
+
     batch = Batch()
     gone = weakref.ref(batch)
     gc.disable()

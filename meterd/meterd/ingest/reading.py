@@ -75,15 +75,44 @@ class WireBatch:
         Raises:
             BatchBroken: its framing, size or order is wrong.
         """
-        message = self._message
-        if message is None:
-            try:
-                message = usage_pb2.ShipRequest.FromString(self._request).batch
-            except DecodeError as fault:
-                raise BatchBroken("the batch is no protobuf message") from fault
+        message = self._parsed()
         first = message.first_sequence
         self.span = (first, first + max(0, len(message.dimension) - 1))
         return read_batch(message, self._producer, self._received_at_ms)
+
+    def set_aside(self, reason: str) -> PlacedBatch | None:
+        """Its one record as bytes for the quarantine; None where it has more.
+
+        Raises:
+            BatchBroken: its framing is wrong.
+        """
+        message = self._parsed()
+        if len(message.dimension) != 1:
+            return None
+        unread = message.unread[0] if message.unread else None
+        payload = unread.payload if unread else record_bytes(message, 0)
+        schema = unread.schema if unread else message.schema
+        return PlacedBatch(
+            producer=self._producer,
+            first_sequence=Sequence(message.first_sequence),
+            received_at_ms=self._received_at_ms,
+            skew_ms=0,
+            highest_appended=Sequence(message.highest_appended_sequence),
+            tags=(),
+            kinds=(),
+            tag=(0,),
+            kind=(0,),
+            billed_at_ms=(self._received_at_ms,),
+            quarantined=(Quarantined(0, reason, schema, payload),),
+        )
+
+    def _parsed(self) -> usage_pb2.Batch:
+        if self._message is not None:
+            return self._message
+        try:
+            return usage_pb2.ShipRequest.FromString(self._request).batch
+        except DecodeError as fault:
+            raise BatchBroken("the batch is no protobuf message") from fault
 
 
 def read_batch(batch: usage_pb2.Batch, producer: ProducerId, received_at_ms: int) -> PlacedBatch:

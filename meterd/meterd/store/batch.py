@@ -148,6 +148,10 @@ class PlacedBatch:
         """Itself: a batch that is read already."""
         return self
 
+    def set_aside(self, reason: str) -> PlacedBatch | None:
+        """None: what it was read from is gone."""
+        return None
+
 
 def _cut(column: Column[int] | None, start: int, end: int) -> Column[int] | None:
     return None if column is None else column[start:end]
@@ -161,5 +165,13 @@ class UnreadBatch(Protocol):
 
         Raises:
             BatchBroken: its framing, size or order is wrong; only its sender hears of it.
+        """
+        ...
+
+    def set_aside(self, reason: str) -> PlacedBatch | None:
+        """Its one record as bytes for the quarantine, where a bug of ours can't take it.
+
+        None for more than one record: its sender halves a batch that is refused until one is
+        left, so that no other goes into quarantine with it.
         """
         ...

@@ -104,6 +104,17 @@ class _Batch(_Waiting["Sequence"]):
     def run(self, engine: Engine) -> Sequence:
         return engine.ledger.add(self.batch.read())
 
+    def set_aside(self, reason: str) -> bool:
+        """Go on with the batch's one record as bytes for the quarantine; False: it has more."""
+        try:
+            kept = self.batch.set_aside(reason)
+        except Exception:  # the bug reaches even here: its sender is told, and keeps the segment
+            return False
+        if kept is None:
+            return False
+        self.batch = kept
+        return True
+
 
 class Writer:
     """Owns the write connection. Methods are for the event loop that made it."""
@@ -326,7 +337,12 @@ class Writer:
                 request.answer, request.fault = None, None
                 self._single(request)
             return
-        refusal = BatchBroken(f"the ledger can't take it: {type(fault).__name__}: {fault}")
+        reason = f"the ledger can't take it: {type(fault).__name__}: {fault}"
+        request = waiting[0] if waiting else None
+        if isinstance(request, _Batch) and request.set_aside(reason):
+            self._single(request)
+            return
+        refusal = BatchBroken(reason)
         refusal.__cause__ = fault
         self._answer(waiting, refusal)
 
