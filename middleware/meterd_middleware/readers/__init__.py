@@ -14,6 +14,7 @@ from meterd_middleware.readers.bedrock import BedrockConverse, BedrockInvoke
 from meterd_middleware.readers.cohere import Cohere
 from meterd_middleware.readers.counts import ModelUsage, Reader, Reading, TextSeen
 from meterd_middleware.readers.decoding import decoder_of
+from meterd_middleware.readers.frames import FrameShell
 from meterd_middleware.readers.framing import JSON_LINES, SERVER_SENT_EVENTS
 from meterd_middleware.readers.gemini import Gemini
 from meterd_middleware.readers.ollama import Ollama
@@ -26,8 +27,9 @@ from meterd_middleware.readers.openai_other import (
     VertexPredict,
 )
 from meterd_middleware.readers.openai_responses import GoogleInteractions, OpenAIResponses
-from meterd_middleware.readers.shells import FrameShell, OpaqueShell, StreamShell, WholeShell
-from meterd_middleware.readers.sniffing import SniffingShell
+from meterd_middleware.readers.shells import OpaqueShell
+from meterd_middleware.readers.sniffing import JsonShell, SniffingShell
+from meterd_middleware.readers.streams import StreamShell
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -60,7 +62,7 @@ def reader_for(call: ProviderCall, http_status: int, headers: Mapping[str, str])
         # Ollama's older servers label their lines as JSON.
         if call.dialect == "ollama" and call.is_stream:
             return StreamShell(tally, decoder, JSON_LINES)
-        return WholeShell(tally, decoder)
+        return JsonShell(tally, decoder)
     if content_type.startswith(_LINES):
         return StreamShell(tally, decoder, JSON_LINES)
     if content_type.startswith("application/vnd.amazon.eventstream"):

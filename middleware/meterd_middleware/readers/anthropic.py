@@ -37,7 +37,7 @@ class AnthropicMessages(Tally):
     """The messages API."""
 
     terminals: tuple[bytes, ...] = (b"message_stop",)
-    every = (
+    every: tuple[bytes, ...] = (
         b'message_start"',
         b'message_delta"',
         b'message_stop"',

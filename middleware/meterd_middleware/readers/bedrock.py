@@ -17,6 +17,7 @@ import json
 from typing import TYPE_CHECKING
 
 from meterd_middleware.readers.anthropic import AnthropicMessages
+from meterd_middleware.readers.frames import in_base64
 from meterd_middleware.readers.tally import Fields, Tally, fields_of, items_of
 
 if TYPE_CHECKING:
@@ -36,6 +37,9 @@ class BedrockInvoke(AnthropicMessages):
     """InvokeModel, streamed or not."""
 
     terminals = ()
+    frame_marks = in_base64(b"invocationMetrics")
+    every: tuple[bytes, ...] = (*AnthropicMessages.every, b'"usage"', b"oken_count", b"okenCount", b'top_reason"',
+             b'topReason"', b'ompletionReason"')  # fmt: skip
 
     def read_headers(self, headers: Mapping[str, str]) -> None:
         """The counts that a whole answer states in its headers."""
@@ -113,6 +117,10 @@ def _first(*values: object) -> object:
 
 class BedrockConverse(Tally):
     """Converse and ConverseStream."""
+
+    every = (b'"metadata"', b'"messageStop"', b'"usage"', b'"stopReason"')
+    frame_marks = (b"metadata",)
+    frame_types = frozenset({"metadata", "messageStop"})
 
     def __init__(self) -> None:
         super().__init__()

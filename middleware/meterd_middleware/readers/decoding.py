@@ -2,7 +2,8 @@
 
 Every member of a gzip body is decoded and both kinds of deflate; brotli and zstandard where
 their package is installed. What can't be decoded gives no bytes and a note, and the call is
-estimated. Each step's output is bounded, so that a small body can't become a large one.
+estimated. A body is decoded in pieces of at most a megabyte, and no further than
+`DECODED_BYTES_MAX`, so that a small body can't become a large one here.
 
 Source: RFC 9110, 8.4; RFC 1950–1952; RFC 7932; RFC 8878.
 """
@@ -10,10 +11,16 @@ Source: RFC 9110, 8.4; RFC 1950–1952; RFC 7932; RFC 8878.
 from __future__ import annotations
 
 import zlib
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 STEP_BYTES_MAX = 2**20
-"""Of one chunk, how much is decoded at a time."""
+"""Of what a chunk decodes to, how much is handed on at a time."""
+
+DECODED_BYTES_MAX = 256 * 2**20
+"""Of one body; a large answer of embeddings is some 100 MB."""
 
 
 class Decoder(Protocol):
@@ -24,15 +31,16 @@ class Decoder(Protocol):
         """Why something could not be decoded; empty: all is well."""
         ...
 
-    def feed(self, data: bytes) -> bytes:
-        """What these bytes decode to so far; never raises."""
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """What these bytes decode to so far, in pieces; never raises."""
         ...
 
 
 def decoder_of(content_encoding: str) -> Decoder | None:
     """What undoes a Content-Encoding header; None: the bytes are as they are."""
     names = [name.strip().lower() for name in content_encoding.split(",")]
-    decoders = [_one(name) for name in names if name and name != "identity"]
+    names = [name for name in names if name and name != "identity"][:_NESTED_MAX]
+    decoders = [_Bounded(_one(name)) for name in names]
     if not decoders:
         return None
     if len(decoders) == 1:
@@ -40,9 +48,12 @@ def decoder_of(content_encoding: str) -> Decoder | None:
     return _Nested(decoders[::-1])  # applied in order, so undone from the last
 
 
+_NESTED_MAX = 4
+
+
 def _one(name: str) -> Decoder:
     if name in ("gzip", "x-gzip"):
-        return _Gzip()
+        return _Zlib("gzip", 16 + zlib.MAX_WBITS)
     if name == "deflate":
         return _Deflate()
     if name == "br":
@@ -52,99 +63,126 @@ def _one(name: str) -> Decoder:
     return _Opaque(f"unknown content-encoding {name[:20]}")
 
 
+class _Bounded:
+    """Stops a decoder whose output has grown beyond all sense."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        self._decoder = decoder
+        self._size = 0
+
+    @property
+    def note(self) -> str:
+        if self._size > DECODED_BYTES_MAX:
+            return "decoded body too large to read"
+        return self._decoder.note
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        if self._size > DECODED_BYTES_MAX:
+            return
+        for piece in self._decoder.feed(data):
+            self._size += len(piece)
+            if self._size > DECODED_BYTES_MAX:
+                return
+            yield piece
+
+
 class _Opaque:
     """An encoding that can't be undone here."""
 
     def __init__(self, note: str) -> None:
         self.note = note
 
-    def feed(self, data: bytes) -> bytes:
-        return b""
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        return iter(())
 
 
-class _Gzip:
-    """gzip, every member; httpx decodes the first alone, but the usage may stand in the last."""
+class _Zlib:
+    """gzip or deflate, every member; httpx decodes the first alone, but usage may be in the last.
 
-    def __init__(self) -> None:
+    A plain body that is labelled as encoded is read as it is.
+    """
+
+    def __init__(self, name: str, window_bits: int) -> None:
         self.note = ""
-        self._member = zlib.decompressobj(16 + zlib.MAX_WBITS)
+        self._name = name
+        self._window_bits = window_bits
+        self._member = zlib.decompressobj(window_bits)
         self._is_plain = False
         self._is_first = True
 
-    def feed(self, data: bytes) -> bytes:
+    def feed(self, data: bytes) -> Iterator[bytes]:
         if self._is_plain:
-            return data
-        if self.note:
-            return b""
-        out = []
-        while data:
+            yield data
+            return
+        while data and not self.note:
             try:
-                out.append(self._member.decompress(data))
+                piece = self._member.decompress(data, STEP_BYTES_MAX)
             except zlib.error:
-                return self._not_gzip(data, b"".join(out))
+                if self._is_first and data[:1] in _PLAIN_STARTS:
+                    self._is_plain = True
+                    yield data
+                else:
+                    self.note = f"broken {self._name}"
+                return
             self._is_first = False
-            if not self._member.eof:
-                break
-            data = self._member.unused_data.lstrip(b"\0")
-            if not data.startswith(b"\x1f\x8b"):
-                break  # trailing garbage, as httpx passes over it
-            self._member = zlib.decompressobj(16 + zlib.MAX_WBITS)
-        return b"".join(out)
+            if piece:
+                yield piece
+            data = self._rest()
 
-    def _not_gzip(self, data: bytes, so_far: bytes) -> bytes:
-        """A plain body that was labelled gzip is read as it is; a broken one is noted."""
-        if self._is_first and data[:1] in (b"{", b"[", b"d", b":", b"e", b"\n"):
-            self._is_plain = True
-            return data
-        self.note = "broken gzip"
-        return so_far
+    def _rest(self) -> bytes:
+        """What is still to be decoded: of this member, or of the one that follows it."""
+        if not self._member.eof:
+            return self._member.unconsumed_tail
+        rest = self._member.unused_data.lstrip(b"\0")
+        if not rest.startswith(_GZIP_MAGIC):
+            return b""  # trailing garbage, as httpx passes over it
+        self._member = zlib.decompressobj(self._window_bits)
+        return rest
+
+
+_PLAIN_STARTS = (b"{", b"[", b"d", b":", b"e", b"\n", b" ")
+_GZIP_MAGIC = b"\x1f\x8b"
 
 
 class _Deflate:
     """deflate: with zlib's wrapper as the standard says, or raw as many servers send it."""
 
     def __init__(self) -> None:
-        self.note = ""
         self._head = b""
-        self._stream: zlib._Decompress | None = None
+        self._inner: _Zlib | None = None
 
-    def feed(self, data: bytes) -> bytes:
-        if self.note:
-            return b""
-        if self._stream is None:
-            self._head += data
-            if len(self._head) < 2:
-                return b""
-            wrapped = self._head[0] & 0x0F == 8 and int.from_bytes(self._head[:2]) % 31 == 0
-            self._stream = zlib.decompressobj(zlib.MAX_WBITS if wrapped else -zlib.MAX_WBITS)
-            data, self._head = self._head, b""
-        try:
-            return self._stream.decompress(data)
-        except zlib.error:
-            self.note = "broken deflate"
-            return b""
+    @property
+    def note(self) -> str:
+        return self._inner.note if self._inner else ""
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        if self._inner is None:
+            data = self._head + data
+            if len(data) < 2:
+                self._head = data
+                return iter(())
+            is_wrapped = data[0] & 0x0F == 8 and int.from_bytes(data[:2]) % 31 == 0
+            self._inner = _Zlib("deflate", zlib.MAX_WBITS if is_wrapped else -zlib.MAX_WBITS)
+        return self._inner.feed(data)
 
 
 class _Foreign:
     """A decoder of another package, its errors kept from everyone."""
 
-    def __init__(self, decompress: _Decompress, name: str) -> None:
+    def __init__(self, steps: Callable[[bytes], Iterator[bytes]], name: str) -> None:
         self.note = ""
-        self._decompress = decompress
+        self._steps = steps
         self._name = name
 
-    def feed(self, data: bytes) -> bytes:
+    def feed(self, data: bytes) -> Iterator[bytes]:
         if self.note:
-            return b""
+            return
         try:
-            return self._decompress(data)
+            yield from self._steps(data)
+        except GeneratorExit:
+            raise
         except Exception:  # whatever that package raises: the body is broken
             self.note = f"broken {self._name}"
-            return b""
-
-
-class _Decompress(Protocol):
-    def __call__(self, data: bytes, /) -> bytes: ...
 
 
 def _brotli() -> Decoder:
@@ -155,9 +193,24 @@ def _brotli() -> Decoder:
             import brotlicffi as brotli  # type: ignore[import-not-found]  # PyPy's
         except ImportError:
             return _Opaque("brotli is not installed")
-    decompressor = brotli.Decompressor()
-    step: _Decompress = getattr(decompressor, "decompress", None) or decompressor.process
-    return _Foreign(step, "brotli")
+    return _Foreign(_steps_of_brotli(brotli.Decompressor()), "brotli")
+
+
+def _steps_of_brotli(decompressor: Any) -> Callable[[bytes], Iterator[bytes]]:
+    """Brotli has a limit of output since 1.2; before that its input is fed by the kilobyte."""
+    is_limited = hasattr(decompressor, "can_accept_more_data")
+    process = getattr(decompressor, "process", None) or decompressor.decompress
+
+    def steps(data: bytes) -> Iterator[bytes]:
+        if not is_limited:
+            for start in range(0, len(data), 1024):
+                yield process(data[start : start + 1024])
+            return
+        yield process(data, output_buffer_limit=STEP_BYTES_MAX)
+        while not decompressor.can_accept_more_data():
+            yield process(b"", output_buffer_limit=STEP_BYTES_MAX)
+
+    return steps
 
 
 def _zstandard() -> Decoder:
@@ -166,43 +219,54 @@ def _zstandard() -> Decoder:
     except ImportError:
         pass
     else:
-        return _Foreign(_members_of_zstd(zstd.ZstdDecompressor), "zstd")
+        return _Foreign(_frames_of_zstd(zstd.ZstdDecompressor, is_limited=True), "zstd")
     try:
         import zstandard
     except ImportError:
         return _Opaque("zstandard is not installed")
-    return _Foreign(_members_of_zstd(zstandard.ZstdDecompressor().decompressobj), "zstd")
+    make = zstandard.ZstdDecompressor().decompressobj
+    return _Foreign(_frames_of_zstd(make, is_limited=False), "zstd")
 
 
-def _members_of_zstd(make: object) -> _Decompress:
+def _frames_of_zstd(
+    make: Callable[[], Any], *, is_limited: bool
+) -> Callable[[bytes], Iterator[bytes]]:
     """Every frame of a zstandard body."""
-    assert callable(make)
-    current = [make()]
+    frame = make()
 
-    def step(data: bytes) -> bytes:
-        out = []
+    def steps(data: bytes) -> Iterator[bytes]:
+        nonlocal frame
         while data:
-            out.append(current[0].decompress(data))
-            if not getattr(current[0], "eof", False):
-                break
-            data = current[0].unused_data
-            current[0] = make()
-        return b"".join(out)
+            if is_limited:
+                yield frame.decompress(data, STEP_BYTES_MAX)
+                while not (frame.eof or frame.needs_input):
+                    yield frame.decompress(b"", STEP_BYTES_MAX)
+            else:
+                yield frame.decompress(data)
+            if not getattr(frame, "eof", False):
+                return
+            data = frame.unused_data
+            frame = make()
 
-    return step
+    return steps
 
 
 class _Nested:
     """Several encodings, one inside the other."""
 
-    def __init__(self, decoders: list[Decoder]) -> None:
+    def __init__(self, decoders: list[_Bounded]) -> None:
         self._decoders = decoders
 
     @property
     def note(self) -> str:
         return next((decoder.note for decoder in self._decoders if decoder.note), "")
 
-    def feed(self, data: bytes) -> bytes:
-        for decoder in self._decoders:
-            data = decoder.feed(data)
-        return data
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        return self._through(data, 0)
+
+    def _through(self, data: bytes, level: int) -> Iterator[bytes]:
+        if level == len(self._decoders):
+            yield data
+            return
+        for piece in self._decoders[level].feed(data):
+            yield from self._through(piece, level + 1)

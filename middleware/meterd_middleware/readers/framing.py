@@ -8,7 +8,7 @@ U+0085 stand raw inside JSON); a CR at the end of a chunk may be half of a CRLF;
 `data` lines join with LF; a byte order mark at the start is skipped. The last event counts
 without its blank line too.
 
-What doesn't end is bounded: an event or frame beyond `EVENT_BYTES_MAX` is dropped and noted.
+A frame that claims to be larger than `FRAME_BYTES_MAX` ends what can be read of its stream.
 
 Sources: WHATWG HTML, 9.2.6; vnd.amazon.eventstream in the AWS SDKs.
 """
@@ -16,9 +16,10 @@ Sources: WHATWG HTML, 9.2.6; vnd.amazon.eventstream in the AWS SDKs.
 from __future__ import annotations
 
 import zlib
+from functools import lru_cache
 from typing import NamedTuple
 
-EVENT_BYTES_MAX = 8 * 2**20
+FRAME_BYTES_MAX = 8 * 2**20
 
 
 class Framing(NamedTuple):
@@ -99,47 +100,79 @@ class Frames:
     look for. What was read before stands.
     """
 
-    __slots__ = ("_pending", "dropped", "is_broken")
+    __slots__ = ("_have", "_need", "_parts", "dropped", "is_broken")
 
     def __init__(self) -> None:
-        self._pending = b""
+        self._parts: list[bytes] = []
+        self._have = 0
+        self._need = _PRELUDE_BYTES
         self.dropped = False
         self.is_broken = False
 
+    @property
+    def is_within(self) -> bool:
+        """Whether a frame has begun that has not ended."""
+        return self._have > 0
+
     def feed(self, data: bytes) -> list[Frame]:
-        """The frames that end in these bytes."""
-        if self.is_broken:
+        """The frames that end in these bytes. Each byte is joined twice at most."""
+        if self.is_broken or not data:
             return []
-        data = self._pending + data
+        self._parts.append(data)
+        self._have += len(data)
+        if self._have < self._need:
+            return []
+        data = b"".join(self._parts)
         frames: list[Frame] = []
-        start = 0
-        while len(data) - start >= _PRELUDE_BYTES:
+        start, size = 0, len(data)
+        self._need = _PRELUDE_BYTES
+        while size - start >= _PRELUDE_BYTES:
             total = int.from_bytes(data[start : start + 4])
             head = int.from_bytes(data[start + 4 : start + 8])
-            prelude_sum = int.from_bytes(data[start + 8 : start + 12])
-            sane = _PRELUDE_BYTES + head + 4 <= total <= EVENT_BYTES_MAX
-            if not sane or zlib.crc32(data[start : start + 8]) != prelude_sum:
-                self._pending, self.is_broken, self.dropped = b"", True, True
-                return frames
-            if len(data) - start < total:
+            if size - start < total or total < _FRAME_BYTES_MIN:
+                if not self._is_prelude(data[start : start + _PRELUDE_BYTES], total, head):
+                    return self._stop(frames)
+                self._need = total
                 break
             frame = data[start : start + total]
             start += total
+            # The checksum of the whole covers the prelude: one sum is enough for most.
             if zlib.crc32(frame[:-4]) != int.from_bytes(frame[-4:]):
+                if not self._is_prelude(frame[:_PRELUDE_BYTES], total, head):
+                    return self._stop(frames)
                 self.dropped = True
                 continue
-            headers = _frame_headers(frame[_PRELUDE_BYTES : _PRELUDE_BYTES + head])
-            frames.append(
-                Frame(
-                    headers.get(":event-type") or headers.get(":exception-type", ""),
-                    headers.get(":message-type", "event"),
-                    frame[_PRELUDE_BYTES + head : -4],
-                )
-            )
-        self._pending = data[start:]
+            if _PRELUDE_BYTES + head + 4 > total:
+                self.dropped = True
+                continue
+            names = frame[_PRELUDE_BYTES : _PRELUDE_BYTES + head]
+            event_type, message_type = _types(names) if head < 1024 else _types_of(names)
+            frames.append(Frame(event_type, message_type, frame[_PRELUDE_BYTES + head : -4]))
+        rest = data[start:]
+        self._parts, self._have = ([rest], len(rest)) if rest else ([], 0)
+        return frames
+
+    def _is_prelude(self, prelude: bytes, total: int, head: int) -> bool:
+        return _PRELUDE_BYTES + head + 4 <= total <= FRAME_BYTES_MAX and zlib.crc32(
+            prelude[:8]
+        ) == int.from_bytes(prelude[8:])
+
+    def _stop(self, frames: list[Frame]) -> list[Frame]:
+        self._parts, self._have = [], 0
+        self.is_broken = self.dropped = True
         return frames
 
 
+def _types_of(head: bytes) -> tuple[str, str]:
+    """A frame's event type and message type."""
+    headers = _frame_headers(head)
+    event_type = headers.get(":event-type") or headers.get(":exception-type")
+    return event_type or headers.get(":error-code", ""), headers.get(":message-type", "event")
+
+
+_types = lru_cache(maxsize=64)(_types_of)  # a stream has few different heads
+
+_FRAME_BYTES_MIN = 16
 _PRELUDE_BYTES = 12
 _FIXED_HEADER_BYTES = {0: 0, 1: 0, 2: 1, 3: 2, 4: 4, 5: 8, 8: 8, 9: 16}
 

@@ -29,3 +29,11 @@ def loads(data: bytes) -> Any:
         if end == len(text) or not text[end:].strip(" \t\n\r"):
             return value
     return json.loads(data)
+
+
+def parsed(data: bytes) -> Any:
+    """JSON, or None where it is none we can read: broken, nested too deep, a monster number."""
+    try:
+        return loads(data)
+    except (ValueError, RecursionError):
+        return None

@@ -1,7 +1,8 @@
 """The tally: what one response has said so far, and how it becomes a Reading.
 
 A dialect is a subclass that says which events can matter and reads them into the fields
-here; the shells in `shells.py` cut, decode and bound the bytes, alike for all of them.
+here; the shells in `shells.py`, `streams.py` and `frames.py` cut, decode and bound the
+bytes, alike for all of them.
 
 A count is taken as reported or not at all: missing is not zero. Integral floats and digits
 are counts; booleans, negatives, NaN, fractions and anything beyond 2^53 are nonsense, noted,
@@ -37,6 +38,10 @@ class Tally:
     """Of the events with one of these only the last is read: what is cumulative."""
     text_mark: bytes = b""
     """Of a stream's events only those with this hold generated text; empty: any may."""
+    frame_marks: tuple[bytes, ...] = ()
+    """Of AWS frames: bytes that may announce the last one."""
+    frame_types: frozenset[str] = frozenset()
+    """Of AWS frames: those that are read whatever they hold."""
     has_text = True
     """Whether what it generates is text at all: embeddings and pictures are not."""
 
@@ -73,6 +78,9 @@ class Tally:
 
     def read_headers(self, headers: Mapping[str, str]) -> None:
         """Take in what the response's headers say; most dialects say nothing there."""
+
+    def read_raw(self, window: bytes) -> None:
+        """Look through a part of a body too large to parse, for what isn't in its usage."""
 
     def usages(self) -> tuple[ModelUsage, ...]:
         """What was reported, checked and clamped; empty where nothing was."""
@@ -181,6 +189,11 @@ class Tally:
         if self._counted is None:
             self._counted = self.usages()
         return self._counted
+
+    def is_reported(self) -> bool:
+        """Whether both sides of the first model's usage were reported."""
+        usages = self.counted()
+        return bool(usages) and None not in (usages[0].input_tokens, usages[0].output_tokens)
 
     def reading(self, *, is_complete: bool, seen: TextSeen) -> Reading:
         """All of it, as the exchange takes it."""
