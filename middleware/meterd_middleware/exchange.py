@@ -111,7 +111,7 @@ class Exchange:
                 return
             self.reader = reader_for(self.sent.call, http_status, headers)
             if self.new_body is not None and "content-encoding" not in headers:
-                self.hider = UsageHider()
+                self.hider = UsageHider(self.sent.call.provider)
             length = headers.get("content-length", "")
             if length.isdecimal():
                 self._content_length = int(length)

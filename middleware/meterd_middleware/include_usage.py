@@ -5,10 +5,13 @@
 
 Asking adds one event before `[DONE]`, with empty `choices` and an object `usage`, and puts
 `"usage":null` on every other event. Both are taken out, the event with its blank line; what
-else an event without choices may carry (Azure's content filter, moderation) stays.
+else an event without choices may carry (Azure's content filter, moderation) stays. Together
+and Fireworks have the null on their events unasked, so there it stays.
 
-Sources: openai 3.57 types/chat/chat_completion_stream_options_param.py; WIRE facts of
-November 2026 on hosts that refuse it.
+Nothing is asked where a host states usage anyway (Groq, xAI, DeepSeek, OpenRouter).
+
+Sources: openai 3.57 types/chat/chat_completion_stream_options_param.py; DeepSeek's and
+OpenRouter's references; vercel/ai#16087 (Fireworks) and #17986 (Together), November 2026.
 """
 
 from __future__ import annotations
@@ -45,8 +48,7 @@ def ask(call: ProviderCall, body: bytes, hosts: Iterable[str] = ()) -> bytes | N
     end = body.rstrip()
     if not end.endswith(b"}") or not end.startswith(b"{"):
         return None
-    comma = b"" if end[1:-1].strip() == b"" else b","
-    return end[:-1] + comma + _ASKED + b"}"
+    return end[:-1] + b"," + _ASKED + b"}"  # it has a field at least: `stream`
 
 
 def _asked_already(body: bytes) -> bool:
@@ -107,11 +109,14 @@ class UsageHider:
     An event is held back only while it isn't whole, since only a whole one can be judged.
     """
 
-    __slots__ = ("_held", "_is_done")
+    __slots__ = ("_held", "_held_bytes", "_is_done", "_keeps_null", "_seam")
 
-    def __init__(self) -> None:
-        self._held = b""
+    def __init__(self, provider: str = "") -> None:
+        self._held: list[bytes] = []
+        self._held_bytes = 0
+        self._seam = b""  # the end of what is held, into which a blank line may reach
         self._is_done = False
+        self._keeps_null = provider in _NULL_UNASKED
 
     def feed(self, chunk: bytes) -> bytes:
         """What of these bytes, and of those held back, the app would have got."""
@@ -119,34 +124,58 @@ class UsageHider:
             return chunk
         is_one_event = chunk.find(b"\n\n") == len(chunk) - 2 > 0 and b"\r" not in chunk
         if is_one_event and not self._held:
-            if chunk.endswith(_NULL_AT_END):
+            if not self._keeps_null and chunk.endswith(_NULL_AT_END):
                 return chunk[: -len(_NULL_AT_END)] + b"}\n\n"
             if b'"usage"' not in chunk:
                 return chunk
-        data = self._held + chunk
+        searched = self._seam + chunk
+        ends = [found.end() for found in _EVENT_END.finditer(searched)]
+        if not ends:
+            return self._hold(chunk, searched)
+        offset = self._held_bytes - len(self._seam)
+        data = b"".join((*self._held, chunk))
         passed = []
         start = 0
-        for end in _EVENT_END.finditer(data):
-            passed.append(_without_usage(data[start : end.end()]))
-            start = end.end()
-        self._held = data[start:]
-        if len(self._held) > HELD_BYTES_MAX:
-            self._is_done = True
-            passed.append(self.finish())
+        for end in ends:
+            passed.append(self._without_usage(data[start : offset + end]))
+            start = offset + end
+        rest = data[start:]
+        self._held, self._held_bytes, self._seam = ([rest] if rest else []), len(rest), rest[-3:]
+        if self._held_bytes > HELD_BYTES_MAX:
+            passed.append(self._give_up())
         return b"".join(passed)
+
+    def _hold(self, chunk: bytes, searched: bytes) -> bytes:
+        if chunk:
+            self._held.append(chunk)
+            self._held_bytes += len(chunk)
+            self._seam = searched[-3:]
+        return self._give_up() if self._held_bytes > HELD_BYTES_MAX else b""
+
+    def _give_up(self) -> bytes:
+        """An event too long to hold passes as it is, and with it all that follows."""
+        self._is_done = True
+        rest, self._held = b"".join(self._held), []
+        return rest
 
     def finish(self) -> bytes:
         """What is still held back when the stream ends."""
-        rest, self._held = self._held, b""
-        return _without_usage(rest) if rest else b""
+        rest, self._held = b"".join(self._held), []
+        return self._without_usage(rest) if rest else b""
+
+    def _without_usage(self, event: bytes) -> bytes:
+        return event if b'"usage"' not in event else _without_usage(event, self._keeps_null)
 
 
-def _without_usage(event: bytes) -> bytes:
+_NULL_UNASKED = frozenset({"together", "fireworks"})
+
+
+def _without_usage(event: bytes, keeps_null: bool) -> bytes:
     """An event as it would have been; nothing of it where it wouldn't have been."""
     at = event.find(b'"usage"')
-    if at < 0:
-        return event
     if found := _PLAIN_NULL.match(event, at):
+        if keeps_null:
+            return event
         comma = event.rfind(b",", 0, at)
         if comma > 0 and not event[comma + 1 : at].strip():
             return event[:comma] + event[found.end() :]
@@ -156,7 +185,7 @@ def _without_usage(event: bytes) -> bytes:
     usage = data.get("usage", "absent")
     if isinstance(usage, dict):
         return b"" if _is_added(data) else event
-    if usage is None:
+    if usage is None and not keeps_null:
         return _without_null(event, data)
     return event
 
@@ -183,7 +212,7 @@ def _data_of(event: bytes) -> dict[str, object] | None:
 def _is_added(data: dict[str, object]) -> bool:
     """Whether the event is the one that asking added: no choices and no content of its own."""
     return not data.get("choices") and all(
-        name in _ENVELOPE or value is None for name, value in data.items()
+        name in _ENVELOPE or not value for name, value in data.items()
     )
 
 

@@ -75,6 +75,24 @@ def test_only_hosts_that_take_it_are_asked_and_a_user_can_name_more() -> None:
     assert asked_of(body, "10.1.2.3", ("10.1.2.3",)) is not None
 
 
+@pytest.mark.parametrize("host", ["api.groq.com", "api.x.ai", "api.deepseek.com", "openrouter.ai"])
+def test_where_usage_comes_unasked_nothing_is_asked(host: str) -> None:
+    """Asking would only change the app's bytes."""
+    assert asked_of(json.dumps(BASE).encode(), host) is None
+
+
+@pytest.mark.parametrize("host", ["api.fireworks.ai", "api.together.xyz"])
+def test_where_a_null_usage_comes_unasked_it_stays(host: str) -> None:
+    """The event that asking added goes all the same."""
+    body = json.dumps(BASE).encode()
+    null = b'data: {"choices":[{"delta":{"content":"a"}}],"usage":null}\n\n'
+    added = b'data: {"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":2}}\n\n'
+    hider = UsageHider(call_of(body, host).provider)
+
+    assert asked_of(body, host) is not None
+    assert hider.feed(null) + hider.feed(null + added) + hider.finish() == null * 2
+
+
 def events(texts: list[str], *, with_usage: bool, ending: str) -> bytes:
     """A stream as a provider sends it, asked for usage or not."""
     null = ',"usage":null' if with_usage else ""
@@ -124,6 +142,17 @@ def test_an_event_with_content_of_its_own_is_never_hidden() -> None:
     hider = UsageHider()
 
     assert hider.feed(event) == event
+
+
+def test_a_long_event_is_held_without_being_copied_again_for_each_chunk() -> None:
+    """A megabyte that comes byte by byte: copying it each time would take minutes."""
+    content = json.dumps({"choices": [{"delta": {"content": "x" * 900_000}}]}).encode()
+    event = b"data: " + content + b"\n\n"
+    hider = UsageHider()
+
+    passed = b"".join(hider.feed(event[at : at + 1]) for at in range(len(event)))
+
+    assert passed == event
 
 
 def test_an_event_that_never_ends_is_not_held_for_ever() -> None:
