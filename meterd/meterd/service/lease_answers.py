@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from meterd.service.rulings import Ruling
 
 HOLDERS_NAMED_MAX = 3
+FIGURE_MAX = 2**63 - 1
+"""What a message can carry. Many forged leases may come to more, and must stop nobody else."""
 
 MODES = {
     LimitMode.NONE: quota_pb2.LIMIT_MODE_NONE,
@@ -106,8 +108,8 @@ def denial(
             rule=standing.quota.name,
             plan=ruling.terms.plan_name,
             limit=standing.quota.ceiling or 0,
-            used=standing.used,
-            leased=standing.leased,
+            used=min(standing.used, FIGURE_MAX),
+            leased=min(standing.leased, FIGURE_MAX),
             remaining=standing.remaining,
             period_start_unix_ns=ruling.period.start_unix_ns,
             period_end_unix_ns=ruling.period.end_unix_ns,

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from meterd.errors import InvalidRequest, Unavailable
 from meterd.ids import LeaseId, ProducerId
+from meterd.quota.lending import LEASE_TERM_MS
 from meterd.quota.outstanding import Lent, Outstanding
 from meterd.service.rulings import NS_PER_MS
 from meterd.store.values import Lease, PeriodIndex
@@ -36,6 +37,9 @@ HOLD_MAX_MS = 60 * 60_000
 PRODUCERS_KNOWN_MAX = 10_000
 """Names kept of producers that hold nothing."""
 LEASE_ID_MAX = 2**63 - 1
+SEQUENCE_MAX = 2**63 - 1
+LEASE_TOKENS_MAX = 10**16
+"""More than any plan and its grants include: nobody can have been lent as much."""
 
 
 class LeaseRegister:
@@ -135,7 +139,11 @@ class LeaseRegister:
         Raises:
             InvalidRequest: a lease is another producer's, or none that could have been lent.
         """
+        if hello.last_sequence > SEQUENCE_MAX:
+            raise InvalidRequest(f"no record has the sequence {hello.last_sequence}")
         for held in hello.held:
+            if held.tokens > LEASE_TOKENS_MAX:
+                raise InvalidRequest(f"nobody was lent {held.tokens} tokens in one lease")
             if not 0 < held.lease_id <= LEASE_ID_MAX or held.tokens < 0 or not held.client:
                 raise InvalidRequest(
                     "a lease that is held has an id, a client and 0 tokens or more"
@@ -225,7 +233,7 @@ class LeaseRegister:
                     period=bounds.period,
                     tokens=held.tokens,
                     lent_at_ms=now_ms,
-                    expires_at_ms=now_ms + held.expires_in_ms,
+                    expires_at_ms=now_ms + min(held.expires_in_ms, LEASE_TERM_MS),
                 )
             )
         stored = {lease.id: lease for lease in await self._store.outstanding_leases()}

@@ -22,7 +22,7 @@ from meterd.quota.outstanding import Lent
 from meterd.quota.scopes import Standing, limiting
 from meterd.service import lease_answers as answers
 from meterd.service.desk import Desk
-from meterd.service.lease_register import LEASE_ID_MAX, LeaseRegister
+from meterd.service.lease_register import LEASE_ID_MAX, SEQUENCE_MAX, LeaseRegister
 from meterd.service.used import used_tokens
 
 if TYPE_CHECKING:
@@ -157,7 +157,13 @@ class Lender:
             self._returned()
 
     def released(self, desk: Desk, released: quota_pb2.LeaseReleased) -> None:
-        """A lease has come back; its rest returns once the ledger has its last record."""
+        """A lease has come back; its rest returns once the ledger has its last record.
+
+        Raises:
+            InvalidRequest: it is another producer's, or its last record can't exist.
+        """
+        if released.last_sequence > SEQUENCE_MAX:
+            raise InvalidRequest(f"no record has the sequence {released.last_sequence}")
         lent = self.register.of_producer(desk.producer, released.lease_id)
         if lent is not None:
             self.register.take_back(lent, released.last_sequence)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from meterd.config.agency import LimitMode, QuotaRule
 from meterd.quota.scopes import Quota, used_of
-from meterd.service.lease_answers import MODES
+from meterd.service.lease_answers import FIGURE_MAX, MODES
 from meterd.service.rulings import NS_PER_MS
 from meterd.store.values import PeriodIndex
 from meterd_proto.v1 import quota_pb2
@@ -83,8 +83,8 @@ def _row(
         client=quota.rule.client,
         period=ruling.period.name,
         limit=quota.tokens,
-        used=used,
-        leased=leased,
+        used=min(used, FIGURE_MAX),
+        leased=min(leased, FIGURE_MAX),
         remaining=max(0, quota.tokens - used - leased),
         mode=MODES[quota.rule.mode],
         plan=ruling.terms.plan_name,
@@ -107,6 +107,11 @@ def _holders(lender: Lender, quota: Quota) -> list[quota_pb2.Holder]:
         name, pid = lender.register.name_of(producer)
         until_unix_ns = until_ms * NS_PER_MS
         found.append(
-            quota_pb2.Holder(producer=name, tokens=tokens, until_unix_ns=until_unix_ns, pid=pid)
+            quota_pb2.Holder(
+                producer=name,
+                tokens=min(tokens, FIGURE_MAX),
+                until_unix_ns=until_unix_ns,
+                pid=pid,
+            )
         )
     return sorted(found, key=lambda holder: -holder.tokens)
