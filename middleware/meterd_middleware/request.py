@@ -21,6 +21,7 @@ from meterd_middleware.readers.recognise import (
     body_speaks,
     host_of,
     provider_of,
+    route_at,
     route_of,
 )
 
@@ -116,9 +117,12 @@ def _target(method: str, host: str, path: str) -> tuple[Route, Host | None, str,
     route = route_of(method, path)
     if route is None:
         return None
-    known = host_of(host)
-    shape = _refusal_shape(route, known, path)
-    return route, known, provider_of(route.dialect, known), shape
+    known = host_of(host, path)
+    route = route_at(route, known)
+    provider = provider_of(route.dialect, known)
+    if route.only and route.only != provider:
+        return None
+    return route, known, provider, _refusal_shape(route, known, path)
 
 
 def history_bytes(call: ProviderCall, body: bytes) -> int | None:
@@ -240,10 +244,16 @@ def _scanned(body: bytes) -> dict[str, object]:
 
 def _model(route: Route, fields: dict[str, object]) -> str:
     """The model asked for: the body's, else the URL's, else Mistral's agent."""
-    for value in (fields.get("model"), route.url_model, fields.get("agent")):
+    if isinstance(model := fields.get("model"), str) and model:
+        return model[:MODEL_CHARACTERS_MAX]
+    for value in (route.url_model, *(fields.get(name) for name in _MODEL_FIELDS)):
         if isinstance(value, str) and value:
             return value[:MODEL_CHARACTERS_MAX]
     return ""
+
+
+_MODEL_FIELDS = ("agent", "agent_id", "model_id")
+"""Interactions' agents, Mistral's agents, watsonx."""
 
 
 def _streams_anyway(route: Route, fields: dict[str, object]) -> bool:
@@ -316,6 +326,8 @@ def _is_signed(headers: Mapping[str, str]) -> bool:
 
 _SHAPES = {
     "an.messages": "anthropic",
+    "an.complete": "anthropic",
+    "mistral.conversations": "mistral",
     "gemini": "gemini",
     "vertex.predict": "gemini",
     "gg.interactions": "interactions",
@@ -324,7 +336,7 @@ _SHAPES = {
     "cohere": "cohere",
     "ollama": "ollama",
 }
-_SHAPES_OF_PROVIDERS = {"mistral_ai": "mistral", "cohere": "cohere"}
+_SHAPES_OF_PROVIDERS = {"mistral_ai": "mistral"}
 
 
 def _refusal_shape(route: Route, known: Host | None, path: str) -> str:

@@ -17,6 +17,7 @@ from meterd_middleware.readers.decoding import decoder_of
 from meterd_middleware.readers.frames import FrameShell
 from meterd_middleware.readers.framing import JSON_LINES, SERVER_SENT_EVENTS
 from meterd_middleware.readers.gemini import Gemini
+from meterd_middleware.readers.mistral import MistralConversations
 from meterd_middleware.readers.ollama import Ollama
 from meterd_middleware.readers.openai_chat import OpenAIChat
 from meterd_middleware.readers.openai_other import (
@@ -30,6 +31,11 @@ from meterd_middleware.readers.openai_responses import GoogleInteractions, OpenA
 from meterd_middleware.readers.shells import OpaqueShell
 from meterd_middleware.readers.sniffing import JsonShell, SniffingShell
 from meterd_middleware.readers.streams import StreamShell
+from meterd_middleware.readers.text_generation import (
+    AnthropicCompletion,
+    HuggingFaceGenerate,
+    Watsonx,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -58,10 +64,7 @@ def reader_for(call: ProviderCall, http_status: int, headers: Mapping[str, str])
     content_type = headers.get("content-type", "").lower()
     if content_type.startswith("text/event-stream"):
         return StreamShell(tally, decoder, SERVER_SENT_EVENTS)
-    if content_type.startswith("application/json"):
-        # Ollama's older servers label their lines as JSON.
-        if call.dialect == "ollama" and call.is_stream:
-            return StreamShell(tally, decoder, JSON_LINES)
+    if content_type.startswith("application/json") and not call.is_stream:
         return JsonShell(tally, decoder)
     if content_type.startswith(_LINES):
         return StreamShell(tally, decoder, JSON_LINES)
@@ -69,7 +72,10 @@ def reader_for(call: ProviderCall, http_status: int, headers: Mapping[str, str])
         return FrameShell(tally, decoder)
     if content_type.startswith(_OPAQUE) and call.dialect in ("oa.speech", "oa.images"):
         return OpaqueShell(tally)
-    return SniffingShell(tally, decoder)
+    # JSON in answer to a stream too: Gemini's arrays, Ollama's older servers and mislabelling
+    # gateways all call it that.
+    is_in_lines = call.is_stream and call.dialect in ("ollama", "cohere")
+    return SniffingShell(tally, decoder, is_in_lines=is_in_lines)
 
 
 _TALLIES: dict[str, Callable[[ProviderCall], Tally]] = {
@@ -85,8 +91,12 @@ _TALLIES: dict[str, Callable[[ProviderCall], Tally]] = {
     "gemini": lambda call: Gemini(is_embedding=call.operation == "embeddings"),
     "gg.interactions": lambda call: GoogleInteractions(),
     "vertex.predict": lambda call: VertexPredict(),
-    "bedrock.invoke": lambda call: BedrockInvoke(),
+    "bedrock.invoke": lambda call: BedrockInvoke(call.operation),
     "bedrock.converse": lambda call: BedrockConverse(),
     "cohere": lambda call: Cohere(call.operation),
+    "mistral.conversations": lambda call: MistralConversations(),
+    "hf.generate": lambda call: HuggingFaceGenerate(),
+    "watsonx": lambda call: Watsonx(is_embedding=call.operation == "embeddings"),
+    "an.complete": lambda call: AnthropicCompletion(),
     "ollama": lambda call: Ollama(is_embedding=call.operation == "embeddings"),
 }

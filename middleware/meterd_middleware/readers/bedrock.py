@@ -38,11 +38,17 @@ class BedrockInvoke(AnthropicMessages):
 
     terminals = ()
     frame_marks = in_base64(b"invocationMetrics")
-    every: tuple[bytes, ...] = (*AnthropicMessages.every, b'"usage"', b"oken_count", b"okenCount", b'top_reason"',
-             b'topReason"', b'ompletionReason"')  # fmt: skip
+    every: tuple[bytes, ...] = (*AnthropicMessages.every, b'"usage"', b"oken_count", b"okenCount",
+                                b'top_reason"', b'topReason"', b'ompletionReason"',
+                                b"guardrailAction")  # fmt: skip
+
+    def __init__(self, operation: str = "chat") -> None:
+        super().__init__()
+        self.has_text = operation in ("chat", "text_completion")
 
     def read_headers(self, headers: Mapping[str, str]) -> None:
         """The counts that a whole answer states in its headers."""
+        super().read_headers(headers)
         counts: dict[str, object] = {
             name: headers[header] for header, name in _HEADERS.items() if header in headers
         }
@@ -102,8 +108,19 @@ class BedrockInvoke(AnthropicMessages):
         }
         if any(value is not None for value in counts.values()):
             self._overlay(counts)
-        if body.get("stop_reason") or body.get("completionReason") or body.get("stopReason"):
+        if any(body.get(name) for name in _ENDS):
             self.may_be_whole = True
+
+    def usages(self) -> tuple[ModelUsage, ...]:
+        """The counts; what makes no text has no output, and needs to report none."""
+        usages = super().usages()
+        if self.has_text or not usages or usages[0].output_tokens is not None:
+            return usages
+        return (usages[0]._replace(output_tokens=0),)
+
+
+_ENDS = ("stop_reason", "completionReason", "stopReason", "amazon-bedrock-guardrailAction")
+"""What the last event of a model's own stream has; a guardrail's is its only one."""
 
 
 def _titan_output(body: Fields) -> object:

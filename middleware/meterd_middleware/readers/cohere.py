@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from meterd_middleware.readers.costs import take_costs
 from meterd_middleware.readers.tally import Fields, Tally, fields_of
 
 if TYPE_CHECKING:
@@ -60,6 +61,8 @@ class Cohere(Tally):
     def usages(self) -> tuple[ModelUsage, ...]:
         """One model's counts, as billed; without a bill, as the model saw them."""
         usage = self._usage
+        if usage and "billed_units" not in usage and "tokens" not in usage:
+            return self._as_others_state_it(usage)
         billed = fields_of(usage.get("billed_units"))
         seen = fields_of(usage.get("tokens"))
         if not billed and not seen:
@@ -80,6 +83,24 @@ class Cohere(Tally):
             self.usage(
                 input_tokens=taken,
                 output_tokens=given,
-                cache_read=self.part(usage.get("cached_tokens"), "cached_tokens"),
+                # Of what the model saw, Cohere's own template included: seldom within the bill.
+                cache_read=min(self.part(usage.get("cached_tokens"), "cached_tokens"), taken or 0),
             ),
         )
+
+    def _as_others_state_it(self, usage: Fields) -> tuple[ModelUsage, ...]:
+        """Rerankers of Voyage, Jina, Together and OpenRouter count as OpenAI does."""
+        take_costs(self, usage)
+        taken = None
+        for name in ("prompt_tokens", "input_tokens", "total_tokens"):
+            if (taken := self.count(usage.get(name), name)) is not None:
+                break
+        given = None
+        for name in ("completion_tokens", "output_tokens"):
+            if (given := self.count(usage.get(name), name)) is not None:
+                break
+        if taken is None and given is None:
+            return ()
+        if given is None and not self.has_text:
+            given = 0
+        return (self.usage(input_tokens=taken, output_tokens=given),)

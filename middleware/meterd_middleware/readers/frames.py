@@ -108,7 +108,8 @@ class FrameShell(Shell):
         tally = self._tally
         if not self.is_finished:
             self._cut()
-        if self._frames.dropped or (is_whole and self._frames.is_within):
+        is_cut = is_whole and self._frames.is_within and not self.is_finished
+        if self._frames.dropped or is_cut:
             tally.note("a frame could not be read")
         is_complete = tally.is_finished or (is_whole and tally.may_be_whole)
         if not is_complete or not tally.is_reported():

@@ -82,6 +82,9 @@ def event_of(block: bytes) -> tuple[str, bytes] | None:
             name = line[6:].strip().decode("utf-8", "replace")
         elif line == b"data":
             datas.append(b"")
+        elif line.startswith(b"error:"):  # llama.cpp and what is made of it: no field of SSE
+            name = "error"
+            datas.append(line[6:])
     return (name, b"\n".join(datas)) if datas else None
 
 
@@ -105,7 +108,7 @@ class Frames:
     def __init__(self) -> None:
         self._parts: list[bytes] = []
         self._have = 0
-        self._need = _PRELUDE_BYTES
+        self._need = PRELUDE_BYTES
         self.dropped = False
         self.is_broken = False
 
@@ -125,12 +128,12 @@ class Frames:
         data = b"".join(self._parts)
         frames: list[Frame] = []
         start, size = 0, len(data)
-        self._need = _PRELUDE_BYTES
-        while size - start >= _PRELUDE_BYTES:
+        self._need = PRELUDE_BYTES
+        while size - start >= PRELUDE_BYTES:
             total = int.from_bytes(data[start : start + 4])
             head = int.from_bytes(data[start + 4 : start + 8])
             if size - start < total or total < _FRAME_BYTES_MIN:
-                if not self._is_prelude(data[start : start + _PRELUDE_BYTES], total, head):
+                if not self._is_prelude(data[start : start + PRELUDE_BYTES], total, head):
                     return self._stop(frames)
                 self._need = total
                 break
@@ -138,22 +141,22 @@ class Frames:
             start += total
             # The checksum of the whole covers the prelude: one sum is enough for most.
             if zlib.crc32(frame[:-4]) != int.from_bytes(frame[-4:]):
-                if not self._is_prelude(frame[:_PRELUDE_BYTES], total, head):
+                if not self._is_prelude(frame[:PRELUDE_BYTES], total, head):
                     return self._stop(frames)
                 self.dropped = True
                 continue
-            if _PRELUDE_BYTES + head + 4 > total:
+            if PRELUDE_BYTES + head + 4 > total:
                 self.dropped = True
                 continue
-            names = frame[_PRELUDE_BYTES : _PRELUDE_BYTES + head]
+            names = frame[PRELUDE_BYTES : PRELUDE_BYTES + head]
             event_type, message_type = _types(names) if head < 1024 else _types_of(names)
-            frames.append(Frame(event_type, message_type, frame[_PRELUDE_BYTES + head : -4]))
+            frames.append(Frame(event_type, message_type, frame[PRELUDE_BYTES + head : -4]))
         rest = data[start:]
         self._parts, self._have = ([rest], len(rest)) if rest else ([], 0)
         return frames
 
     def _is_prelude(self, prelude: bytes, total: int, head: int) -> bool:
-        return _PRELUDE_BYTES + head + 4 <= total <= FRAME_BYTES_MAX and zlib.crc32(
+        return PRELUDE_BYTES + head + 4 <= total <= FRAME_BYTES_MAX and zlib.crc32(
             prelude[:8]
         ) == int.from_bytes(prelude[8:])
 
@@ -173,7 +176,7 @@ def _types_of(head: bytes) -> tuple[str, str]:
 _types = lru_cache(maxsize=64)(_types_of)  # a stream has few different heads
 
 _FRAME_BYTES_MIN = 16
-_PRELUDE_BYTES = 12
+PRELUDE_BYTES = 12
 _FIXED_HEADER_BYTES = {0: 0, 1: 0, 2: 1, 3: 2, 4: 4, 5: 8, 8: 8, 9: 16}
 
 

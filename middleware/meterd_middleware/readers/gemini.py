@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class Gemini(Tally):
     """generateContent and streamGenerateContent, and embedContent where it counts."""
 
-    every = (b'"webSearchQueries"', b'"error"', b'"blockReason"')
+    every = (b'"webSearchQueries"', b'"maps"', b'"error"', b'"blockReason"')
     last = (
         b'"promptTokenCount"',
         b'"totalTokenCount"',
@@ -62,7 +62,7 @@ class Gemini(Tally):
         for candidate in items_of(event.get("candidates")):
             if isinstance(candidate, dict):
                 self._candidate(candidate)
-        if fields_of(event.get("promptFeedback")).get("blockReason"):
+        if event.get("finishReason") or fields_of(event.get("promptFeedback")).get("blockReason"):
             self.may_be_whole = True
 
     def _counts_anything(self, usage: Fields) -> bool:
@@ -89,6 +89,9 @@ class Gemini(Tally):
         if queries:
             self._is_grounded = True
             self.saw_tool_calls("google_search", len(queries))
+        chunks = items_of(grounding.get("groundingChunks"))
+        if any(isinstance(chunk, dict) and chunk.get("maps") for chunk in chunks):
+            self._is_grounded = True
 
     def usages(self) -> tuple[ModelUsage, ...]:
         """One model's counts."""

@@ -13,24 +13,23 @@ continuous usage, Perplexity, Gemini's OpenAI face). Where hosts differ:
 | Perplexity | reasoning and citation tokens outside completion |
 | DeepSeek | `prompt_cache_hit_tokens` and `…_miss_tokens` |
 | Groq | `x_groq.usage` beside or instead of `usage`; one of them counts |
-| OpenRouter | `usage.cost`, US dollars |
-| Mistral | `prompt_audio_seconds` is no token |
+| Mistral | audio stands outside prompt: added where the total says so |
+| OpenRouter, xAI, Perplexity | costs and tools (costs.py) |
 
 Sources: openai 3.57 types/completion_usage.py; genai-prices 0.2.3; the hosts' SDKs.
 """
 
 from __future__ import annotations
 
-from decimal import Decimal
+import re
 from typing import Any
 
+from meterd_middleware.readers.costs import take_costs
 from meterd_middleware.readers.counts import ModelUsage
 from meterd_middleware.readers.tally import Fields, Tally, fields_of, items_of
 from meterd_middleware.usage import TOKENS_MAX
 
 _PARTS_OUTSIDE = frozenset({"perplexity"})
-_TICKS_A_DOLLAR = 10**10
-"""xAI's `cost_in_usd_ticks`: ten-billionths of a dollar."""
 
 
 class OpenAIChat(Tally):
@@ -38,6 +37,7 @@ class OpenAIChat(Tally):
 
     terminals = (b"[DONE]",)
     last = (b'"usage":{', b'"usage": {', b'finish_reason":"', b'finish_reason": "')
+    spaced = re.compile(rb'"usage"(?=\s{2}|\s:|:\s{2}|:[\r\n\t])\s*:\s*\{')
 
     def __init__(self, provider: str = "openai") -> None:
         super().__init__()
@@ -62,6 +62,9 @@ class OpenAIChat(Tally):
         usage = fields_of(event.get("usage")) or fields_of(groq.get("usage"))
         if usage:
             self._usage = _overlaid(self._usage, usage)
+            self.saw_context("service_tier", usage.get("service_tier"))  # Mistral
+        if event.get("finish_reason"):
+            self.may_be_whole = True
         for choice in items_of(event.get("choices")):
             if isinstance(choice, dict):
                 if choice.get("finish_reason"):
@@ -92,8 +95,12 @@ class OpenAIChat(Tally):
         )
         total = self.count(usage.get("total_tokens"), "total_tokens")
         whole_in = self._input_of_cache(usage, whole_in)
+        audio_in = self.part(prompt.get("audio_tokens"), "audio_tokens")
+        beside = audio_beside(self, usage, whole_in, whole_out, total)
+        if beside and whole_in is not None:
+            whole_in, audio_in = whole_in + beside, beside
         whole_out, reasoning = self._output(usage, whole_in, whole_out, reasoning, total)
-        self._costs(usage)
+        take_costs(self, usage)
         return (
             self.usage(
                 input_tokens=whole_in,
@@ -106,7 +113,7 @@ class OpenAIChat(Tally):
                 ),
                 cache_write_long=long_write(self, prompt),
                 reasoning=reasoning,
-                audio_input=self.part(prompt.get("audio_tokens"), "audio_tokens"),
+                audio_input=audio_in,
                 audio_output=self.part(reply.get("audio_tokens"), "audio_tokens"),
             ),
         )
@@ -210,19 +217,6 @@ class OpenAIChat(Tally):
         self.note("total_tokens is not the sum of its parts")
         return whole_out, reasoning
 
-    def _costs(self, usage: Fields) -> None:
-        """What the provider says it cost, and tools that it bills apart."""
-        cost = usage.get("cost")
-        if isinstance(cost, dict):  # Perplexity
-            self.saw_tool_calls("search_queries", usage.get("num_search_queries"))
-            cost = cost.get("total_cost")
-        self.saw_cost(cost)
-        ticks = self.count(usage.get("cost_in_usd_ticks"), "cost_in_usd_ticks")
-        if ticks is not None:
-            self.provider_cost = Decimal(ticks) / _TICKS_A_DOLLAR
-        self.saw_tool_calls("search_queries", usage.get("num_search_queries"))
-        self.saw_tool_calls("num_sources_used", usage.get("num_sources_used"))
-
 
 _PLAIN = frozenset(
     {
@@ -235,6 +229,22 @@ _PLAIN = frozenset(
 )
 _ODD = frozenset({"cache_write_tokens_details", "cache_creation_tokens"})
 _NO_FIELDS: Fields = {}
+
+
+def audio_beside(
+    tally: Tally, usage: Fields, taken: int | None, given: int | None, total: int | None
+) -> int:
+    """Mistral's audio, which stands outside the prompt: what the total has beyond both sides.
+
+    As many as `audio_tokens` says, or all of it where only the seconds are stated.
+    """
+    if taken is None or given is None or total is None or total <= taken + given:
+        return 0
+    beyond = total - taken - given
+    stated = fields_of(usage.get("prompt_tokens_details")).get("audio_tokens")
+    if stated:
+        return beyond if tally.count(stated, "audio_tokens") == beyond else 0
+    return beyond if usage.get("prompt_audio_seconds") else 0
 
 
 def long_write(tally: Tally, details: Fields) -> int:

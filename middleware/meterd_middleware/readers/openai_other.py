@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from meterd_middleware.readers.costs import take_costs
+from meterd_middleware.readers.openai_chat import audio_beside
 from meterd_middleware.readers.tally import Fields, Tally, fields_of, items_of
 
 if TYPE_CHECKING:
@@ -51,7 +53,7 @@ class OpenAIEmbeddings(Tally):
             tokens = self.count(usage.get(name), name)
             if tokens is not None:
                 break
-        self.saw_cost(usage.get("cost"))
+        take_costs(self, usage)
         return (self.usage(input_tokens=tokens, output_tokens=0),)
 
 
@@ -93,6 +95,8 @@ class OpenAITranscription(Tally):
         if not usage:
             return ()
         details = fields_of(usage.get("input_token_details") or usage.get("input_tokens_details"))
+        if "prompt_tokens" in usage:  # Mistral's: as in its chat
+            return _mistral_counts(self, usage)
         return (
             self.usage(
                 input_tokens=self.count(usage.get("input_tokens"), "input_tokens"),
@@ -100,6 +104,16 @@ class OpenAITranscription(Tally):
                 audio_input=self.part(details.get("audio_tokens"), "audio_tokens"),
             ),
         )
+
+
+def _mistral_counts(tally: Tally, usage: Fields) -> tuple[ModelUsage, ...]:
+    taken = tally.count(usage.get("prompt_tokens"), "prompt_tokens")
+    given = tally.count(usage.get("completion_tokens"), "completion_tokens")
+    total = tally.count(usage.get("total_tokens"), "total_tokens")
+    audio = audio_beside(tally, usage, taken, given, total)
+    if taken is not None:
+        taken += audio
+    return (tally.usage(input_tokens=taken, output_tokens=given, audio_input=audio),)
 
 
 class OpenAISpeech(Tally):
@@ -153,6 +167,7 @@ class OpenAIImages(Tally):
     def read_body(self, body: Fields) -> None:
         """A whole answer."""
         self.saw_error(body.get("error"))
+        self.saw_model(body.get("model"))
         for name in ("usage", "svg_usage"):
             if usage := fields_of(body.get(name)):
                 self._usages.append(usage)
@@ -170,9 +185,18 @@ class OpenAIImages(Tally):
         """The counts of all pictures together."""
         if not self._usages:
             return ()
-        taken = [self.count(usage.get("input_tokens"), "input_tokens") for usage in self._usages]
-        given = [self.count(usage.get("output_tokens"), "output_tokens") for usage in self._usages]
+        taken = [_either(self, usage, "input_tokens", "prompt_tokens") for usage in self._usages]
+        given = [
+            _either(self, usage, "output_tokens", "completion_tokens") for usage in self._usages
+        ]
+        for usage in self._usages:
+            take_costs(self, usage)
         return (self.usage(input_tokens=_sum(taken), output_tokens=_sum(given)),)
+
+
+def _either(tally: Tally, usage: Fields, name: str, other: str) -> int | None:
+    """A count by OpenAI's name, or by OpenRouter's."""
+    return tally.count(usage.get(name, usage.get(other)), name)
 
 
 def _sum(counts: list[int | None]) -> int | None:

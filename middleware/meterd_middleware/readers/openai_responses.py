@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from meterd_middleware.readers.costs import take_costs
 from meterd_middleware.readers.openai_chat import long_write
 from meterd_middleware.readers.tally import Fields, Tally, fields_of, items_of
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from meterd_middleware.readers.counts import ModelUsage
 
 _TERMINAL = frozenset({"response.completed", "response.incomplete", "response.failed"})
+PICTURE_MODEL = "gpt-image-1"
+"""What the hosted picture tool runs on where the request doesn't say."""
+
 _STILL_RUNNING = frozenset({"queued", "in_progress"})
 _TOOL_ITEMS = {
     "web_search_call": "web_search",
@@ -32,12 +36,14 @@ class OpenAIResponses(Tally):
     """The responses API."""
 
     terminals = (b"response.completed", b"response.incomplete", b"response.failed")
-    every = (b'"response":{', b'"response": {', b'"error"', b'"type":"error"')
+    every = (b'"response":{', b'"response": {', b'"error"')
     text_mark = b".delta"
 
     def __init__(self) -> None:
         super().__init__()
         self._usage: Fields = {}
+        self._pictures: Fields = {}
+        self._picture_model = PICTURE_MODEL
 
     def read_body(self, body: Fields) -> None:
         """A whole response, or one that was asked for again."""
@@ -81,8 +87,13 @@ class OpenAIResponses(Tally):
                 calls[tool] = calls.get(tool, 0) + 1
         for tool, number in calls.items():
             self.saw_tool_calls(tool, number)
-        searches = fields_of(fields_of(response.get("tool_usage")).get("web_search"))
-        self.saw_tool_calls("web_search", searches.get("num_requests"))
+        usage = response.get("tool_usage")
+        if isinstance(usage, dict):
+            searches = fields_of(usage.get("web_search"))
+            self.saw_tool_calls("web_search", searches.get("num_requests"))
+            self._pictures = fields_of(usage.get("image_gen"))
+            if self._pictures.get("total_tokens"):
+                self._picture_model = _picture_model(response)
 
     def usages(self) -> tuple[ModelUsage, ...]:
         """One model's counts."""
@@ -91,12 +102,14 @@ class OpenAIResponses(Tally):
             return ()
         taken = fields_of(usage.get("input_tokens_details"))
         given = fields_of(usage.get("output_tokens_details"))
-        self.saw_cost(usage.get("cost"))
-        return (
+        if usage.keys() - _PLAIN:
+            take_costs(self, usage)
+        cached = taken.get("cached_tokens", taken.get("cache_read_input_tokens"))  # Perplexity
+        first = (
             self.usage(
                 input_tokens=self.count(usage.get("input_tokens"), "input_tokens"),
                 output_tokens=self.count(usage.get("output_tokens"), "output_tokens"),
-                cache_read=self.part(taken.get("cached_tokens"), "cached_tokens"),
+                cache_read=self.part(cached, "cached_tokens"),
                 cache_write=self.part(taken.get("cache_write_tokens"), "cache_write_tokens"),
                 cache_write_long=long_write(self, taken),
                 reasoning=self.part(given.get("reasoning_tokens"), "reasoning_tokens"),
@@ -104,6 +117,36 @@ class OpenAIResponses(Tally):
                 audio_output=self.part(given.get("audio_tokens"), "audio_tokens"),
             ),
         )
+        return first + self._of_pictures()
+
+    def _of_pictures(self) -> tuple[ModelUsage, ...]:
+        """The tokens of pictures made by the hosted tool, which runs on a model of its own."""
+        usage = self._pictures
+        taken = self.part(usage.get("input_tokens"), "image_gen input_tokens")
+        given = self.part(usage.get("output_tokens"), "image_gen output_tokens")
+        if not taken and not given:
+            return ()
+        return (self.usage(input_tokens=taken, output_tokens=given, model=self._picture_model),)
+
+
+_PLAIN = frozenset(
+    {
+        "input_tokens",
+        "input_tokens_details",
+        "output_tokens",
+        "output_tokens_details",
+        "total_tokens",
+    }
+)
+
+
+def _picture_model(response: Fields) -> str:
+    """The model that the hosted picture tool was asked to use."""
+    for tool in items_of(response.get("tools")):
+        if isinstance(tool, dict) and tool.get("type") == "image_generation":
+            model = tool.get("model")
+            return model if isinstance(model, str) and model else PICTURE_MODEL
+    return PICTURE_MODEL
 
 
 def _is_search_without_charge(item: Fields) -> bool:

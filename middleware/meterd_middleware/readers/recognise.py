@@ -29,7 +29,11 @@ class Route(NamedTuple):
     poll_id: str = ""
     is_free_form: bool = False
     """The path is too common to be believed without a known host or a telling body."""
+    only: str = ""
+    """The one provider on whose hosts this path runs a model; empty: on any."""
 
+
+_WATSONX = "ibm.watsonx.ai"
 
 _SUFFIXES: tuple[tuple[str, Route], ...] = (
     ("/chat/completions", Route("oa.chat", "chat")),
@@ -47,13 +51,26 @@ _SUFFIXES: tuple[tuple[str, Route], ...] = (
     ("/images/variations", Route("oa.images", "image_generation")),
     ("/v1/messages", Route("an.messages", "chat")),
     ("/interactions", Route("gg.interactions", "generate_content", is_free_form=True)),
+    ("/v1/images", Route("oa.images", "image_generation", only="openrouter")),
+    ("/v1/complete", Route("an.complete", "text_completion", only="anthropic")),
+    ("/multimodalembeddings", Route("oa.embeddings", "embeddings", is_free_form=True)),
+    ("/contextualizedembeddings", Route("oa.embeddings", "embeddings", is_free_form=True)),
+    ("/text/chat", Route("oa.chat", "chat", only=_WATSONX)),
+    ("/text/chat_stream", Route("oa.chat", "chat", "", True, only=_WATSONX)),
+    ("/text/generation", Route("watsonx", "text_completion", only=_WATSONX)),
+    ("/text/generation_stream", Route("watsonx", "text_completion", "", True, only=_WATSONX)),
+    ("/generation/text", Route("watsonx", "text_completion", only=_WATSONX)),
+    ("/generation/text_stream", Route("watsonx", "text_completion", "", True, only=_WATSONX)),
+    ("/text/embeddings", Route("watsonx", "embeddings", only=_WATSONX)),
+    ("/generate", Route("hf.generate", "text_completion", is_free_form=True)),
+    ("/generate_stream", Route("hf.generate", "text_completion", "", True, is_free_form=True)),
     ("/v2/chat", Route("cohere", "chat", is_free_form=True)),
     ("/v2/embed", Route("cohere", "embeddings", is_free_form=True)),
     ("/v2/rerank", Route("cohere", "rerank", is_free_form=True)),
     ("/v1/chat", Route("cohere", "chat", is_free_form=True)),
     ("/v1/generate", Route("cohere", "text_completion", is_free_form=True)),
     ("/v1/embed", Route("cohere", "embeddings", is_free_form=True)),
-    ("/v1/rerank", Route("cohere", "rerank", is_free_form=True)),
+    ("/rerank", Route("cohere", "rerank", is_free_form=True)),
     ("/v1/classify", Route("cohere", "classify", is_free_form=True)),
     ("/v1/summarize", Route("cohere", "text_completion", is_free_form=True)),
     ("/api/chat", Route("ollama", "chat", is_free_form=True)),
@@ -65,7 +82,9 @@ _BY_LAST_SEGMENT: dict[str, list[tuple[str, Route]]] = {}
 for _suffix, _route in sorted(_SUFFIXES, key=lambda row: -len(row[0])):
     _BY_LAST_SEGMENT.setdefault(_suffix.rpartition("/")[2], []).append((_suffix, _route))
 
-_MODEL_METHOD = re.compile(r"/(?:models|tunedModels|endpoints)/([^/:]+):([A-Za-z]+)$")
+_MODEL_METHOD = re.compile(
+    r"/(?:(?:models|tunedModels|endpoints)/([^/:]+)|v1internal):([A-Za-z]+)$"
+)
 _MODEL_METHODS = {
     "generateContent": Route("gemini", "generate_content"),
     "streamGenerateContent": Route("gemini", "generate_content", is_stream=True),
@@ -77,8 +96,14 @@ _MODEL_METHODS = {
     "streamRawPredict": Route("an.messages", "chat", is_stream=True),
 }
 _BEDROCK = re.compile(
-    r"/model/([^/]+)/(invoke-with-response-stream|invoke|converse-stream|converse)$"
+    # A model may be an ARN, which has slashes of its own once the path is decoded.
+    r"/model/(.+)/(invoke-with-response-stream|invoke|converse-stream|converse)$"
 )
+_CONVERSATION = re.compile(r"/v1/conversations(?:/[^/]+(?:/restart)?)?$")
+"""Mistral's agents; OpenAI's path of the same name holds messages and runs no model."""
+
+_HUGGING_FACE_MODEL = re.compile(r"/models/([^/]+(?:/[^/]+)?)$")
+_OTHER_PUBLISHER = re.compile(r"/publishers/(?!anthropic/)|/endpoints/")
 _POLLED = re.compile(r"/(responses|interactions)/([A-Za-z0-9_.-]+)(/cancel)?$")
 _CLOUDFLARE = re.compile(r"/ai/run/(@[a-z]+/.+)$")
 _AZURE_DEPLOYMENT = re.compile(r"/openai/deployments/([^/]+)/")
@@ -104,16 +129,37 @@ def _in_url(path: str) -> Route | None:
         route = _MODEL_METHODS.get(method)
         if route is None or model == "count-tokens":  # Vertex counts for free
             return None
-        if method.endswith("awPredict") and "/publishers/mistralai/" in path:
+        if method.endswith("awPredict") and _OTHER_PUBLISHER.search(path):
             route = route._replace(dialect="oa.chat")
-        return route._replace(url_model=model)
+        return route._replace(url_model=model or "")
     if matched := _BEDROCK.search(path):
-        model, action = matched.groups()
-        dialect = "bedrock.converse" if action.startswith("converse") else "bedrock.invoke"
-        return Route(dialect, "chat", model, is_stream=action.endswith("stream"))
+        return _on_bedrock(*matched.groups())
     if matched := _CLOUDFLARE.search(path):
         return Route("cloudflare", "chat", matched[1], is_free_form=True)
+    if _CONVERSATION.search(path):
+        return Route("mistral.conversations", "chat", only="mistral_ai")
+    if not path:  # an inference endpoint of one's own
+        return Route("hf.generate", "text_completion", only="huggingface")
+    if matched := _HUGGING_FACE_MODEL.search(path):
+        return Route("hf.generate", "text_completion", matched[1], only="huggingface")
     return _polled(path, is_cancel=True)
+
+
+def _on_bedrock(model: str, action: str) -> Route:
+    """Bedrock: what a model does stands in its name alone."""
+    dialect = "bedrock.converse" if action.startswith("converse") else "bedrock.invoke"
+    operation = "chat"
+    if dialect == "bedrock.invoke":
+        operation = next((kind for word, kind in _BEDROCK_OPERATIONS if word in model), "chat")
+    return Route(dialect, operation, model, is_stream=action.endswith("stream"))
+
+
+_BEDROCK_OPERATIONS = (
+    ("embed", "embeddings"),
+    ("rerank", "rerank"),
+    ("titan-text", "text_completion"),
+    ("titan-tg1", "text_completion"),
+)
 
 
 def _polled(path: str, *, is_cancel: bool) -> Route | None:
@@ -140,7 +186,11 @@ class Host:
 
     provider: str
     takes_include_usage: bool = False
-    """Known to accept `stream_options.include_usage` (include_usage.py)."""
+    """Known to accept `stream_options.include_usage`, and to tell usage to no one who doesn't ask.
+
+    Groq, xAI, DeepSeek and OpenRouter state it in the last chunk anyway: there asking would
+    only change the app's bytes (include_usage.py).
+    """
 
 
 _EXACT_HOSTS: dict[str, Host] = {
@@ -151,11 +201,11 @@ _EXACT_HOSTS: dict[str, Host] = {
     "codestral.mistral.ai": Host("mistral_ai"),
     "api.cohere.com": Host("cohere"),
     "api.cohere.ai": Host("cohere"),
-    "api.groq.com": Host("groq", takes_include_usage=True),
-    "api.x.ai": Host("x_ai", takes_include_usage=True),
-    "api.deepseek.com": Host("deepseek", takes_include_usage=True),
+    "api.groq.com": Host("groq"),
+    "api.x.ai": Host("x_ai"),
+    "api.deepseek.com": Host("deepseek"),
     "api.perplexity.ai": Host("perplexity"),
-    "openrouter.ai": Host("openrouter", takes_include_usage=True),
+    "openrouter.ai": Host("openrouter"),
     "api.together.ai": Host("together", takes_include_usage=True),
     "api.together.xyz": Host("together", takes_include_usage=True),
     "api-inference.together.ai": Host("together", takes_include_usage=True),
@@ -184,17 +234,79 @@ _EXACT_HOSTS: dict[str, Host] = {
     "integrate.api.nvidia.com": Host("nvidia"),
     "inference.baseten.co": Host("baseten"),
     "ollama.com": Host("ollama"),
+    "api.writer.com": Host("writer"),
+    "api.arcee.ai": Host("arcee"),
+    "api.avian.io": Host("avian"),
+    "api.doubleword.ai": Host("doubleword"),
+    "api.githubcopilot.com": Host("github-copilot"),
+    "api.meta.ai": Host("meta"),
+    "api.llama.com": Host("meta"),
+    "api.minimax.chat": Host("minimax"),
+    "api.minimaxi.com": Host("minimax"),
+    "open.bigmodel.cn": Host("zhipuai"),
+    "oai.endpoints.kepler.ai.cloud.ovh.net": Host("ovhcloud"),
+    "api.quicksilverpro.io": Host("quicksilverpro"),
+    "ai-gateway.vercel.sh": Host("vercel"),
+    "api.siliconflow.com": Host("siliconflow"),
+    "api.siliconflow.cn": Host("siliconflow"),
+    "api.scaleway.ai": Host("scaleway"),
+    "api.inference.crusoecloud.com": Host("crusoe"),
+    "api.lambda.ai": Host("lambda"),
+    "api.friendli.ai": Host("friendli"),
+    "api.upstage.ai": Host("upstage"),
+    "api.replicate.com": Host("replicate"),
+    "api.portkey.ai": Host("portkey"),
+    "api.featherless.ai": Host("featherless"),
+    "llm.chutes.ai": Host("chutes"),
+    "api.tokenfactory.nebius.com": Host("nebius"),
+    "cloudcode-pa.googleapis.com": Host("gcp.gen_ai"),
 }
+_FOUNDRY = Host("azure.ai.inference")
+_AZURE_OPENAI = Host("azure.ai.openai")
+"""Azure OpenAI behind Foundry's host: whether it takes `include_usage` isn't known."""
+
+_GATEWAY_PATH = re.compile(r"/v1/[^/]+/[^/]+/([^/]+)/")
+_BEHIND_A_GATEWAY = {
+    "openai": "openai",
+    "anthropic": "anthropic",
+    "google-ai-studio": "gcp.gemini",
+    "google-vertex-ai": "gcp.vertex_ai",
+    "azure-openai": "azure.ai.openai",
+    "aws-bedrock": "aws.bedrock",
+    "groq": "groq",
+    "mistral": "mistral_ai",
+    "cohere": "cohere",
+    "deepseek": "deepseek",
+    "perplexity-ai": "perplexity",
+    "grok": "x_ai",
+    "openrouter": "openrouter",
+    "huggingface": "huggingface",
+    "cerebras": "cerebras",
+}
+"""Providers by their segment in the path of Cloudflare's AI gateway."""
+
 _HOST_SUFFIXES: tuple[tuple[str, Host], ...] = (
     (".openai.azure.com", Host("azure.ai.openai", takes_include_usage=True)),
     (".cognitiveservices.azure.com", Host("azure.ai.openai", takes_include_usage=True)),
     (".azure-api.net", Host("azure.ai.openai", takes_include_usage=True)),
-    (".services.ai.azure.com", Host("azure.ai.inference")),
+    (".services.ai.azure.com", _FOUNDRY),
     (".models.ai.azure.com", Host("azure.ai.inference")),
     ("-aiplatform.googleapis.com", Host("gcp.vertex_ai")),
     (".endpoints.huggingface.cloud", Host("huggingface")),
+    (".rep.googleapis.com", Host("gcp.vertex_ai")),
     (".mistral.ai", Host("mistral_ai")),
-    (".ibm.com", Host("ibm.watsonx.ai")),
+    (".ml.cloud.ibm.com", Host(_WATSONX)),
+    (".cloud.databricks.com", Host("databricks")),
+    (".azuredatabricks.net", Host("databricks")),
+    (".gcp.databricks.com", Host("databricks")),
+    (".snowflakecomputing.com", Host("snowflake")),
+    (".inference.heroku.com", Host("heroku")),
+    (".modal.run", Host("modal")),
+    (".modal.direct", Host("modal")),
+    (".openrouter.ai", Host("openrouter")),
+    (".x.ai", Host("x_ai")),
+    (".groq.com", Host("groq")),
+    (".volces.com", Host("volcengine")),
 )
 _OPENAI = re.compile(r"(?:[a-z]{2}\.)?api\.openai\.com")
 _BEDROCK_HOST = re.compile(r"bedrock-(?:runtime|mantle)(?:-fips)?\..*(?:amazonaws|api\.aws)")
@@ -202,8 +314,22 @@ _OPENAI_HOST = Host("openai", takes_include_usage=True)
 _BEDROCK_PROVIDER = Host("aws.bedrock")
 
 
-def host_of(host: str) -> Host | None:
-    """Whose a host is, lower case, without port; None: nobody's that we know."""
+def host_of(host: str, path: str = "") -> Host | None:
+    """Whose a host is, lower case, without port; None: nobody's that we know.
+
+    Where several providers share a host the path says which one is asked.
+    """
+    known = _host_alone(host)
+    if known is _FOUNDRY and "/openai/" in path:
+        return _AZURE_OPENAI
+    if known is not None and known.provider == "cloudflare":
+        matched = _GATEWAY_PATH.match(path)
+        if matched is not None and matched[1] in _BEHIND_A_GATEWAY:
+            return Host(_BEHIND_A_GATEWAY[matched[1]])
+    return known
+
+
+def _host_alone(host: str) -> Host | None:
     known = _EXACT_HOSTS.get(host)
     if known is not None:
         return known
@@ -227,7 +353,16 @@ _PROVIDER_OF_DIALECT = {
     "cohere": "cohere",
     "ollama": "ollama",
     "cloudflare": "cloudflare",
+    "hf.generate": "huggingface",
 }
+
+
+def route_at(route: Route, known: Host | None) -> Route:
+    """The route where a host speaks another dialect than its path is known for."""
+    is_cohere_chat = route.dialect == "cohere" and route.operation == "chat"
+    if is_cohere_chat and known is not None and known.provider == "writer":
+        return route._replace(dialect="oa.chat")
+    return route
 
 
 def provider_of(dialect: str, host: Host | None) -> str:
@@ -247,6 +382,7 @@ _TELLING_FIELDS = {
     "cohere": ("messages", "message", "texts", "inputs", "images", "documents", "prompt", "text"),
     "ollama": ("messages", "prompt", "input"),
     "cloudflare": ("messages", "prompt", "text", "input"),
+    "hf.generate": ("inputs",),
 }
 
 
@@ -258,5 +394,7 @@ def body_speaks(route: Route, body: dict[str, object]) -> bool:
     telling = _TELLING_FIELDS.get(route.dialect)
     if telling is None:
         return True
+    if route.dialect == "hf.generate":  # names no model: one is served
+        return isinstance(body.get("inputs"), str) and "parameters" in body
     names_model = "model" in body or bool(route.url_model) or route.dialect == "cohere"
     return names_model and any(name in body for name in telling)

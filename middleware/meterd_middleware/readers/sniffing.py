@@ -1,10 +1,15 @@
-"""A body whose content-type says nothing useful, or the wrong thing: its first bytes decide."""
+"""A body whose content-type says nothing useful, or not the truth: its first bytes say it.
+
+first bytes ─▶ events · AWS frames · JSON lines, where the dialect has them · one JSON value
+"""
 
 from __future__ import annotations
 
+import zlib
 from typing import TYPE_CHECKING
 
-from meterd_middleware.readers.framing import SERVER_SENT_EVENTS
+from meterd_middleware.readers.frames import FrameShell
+from meterd_middleware.readers.framing import JSON_LINES, PRELUDE_BYTES, SERVER_SENT_EVENTS
 from meterd_middleware.readers.shells import WholeShell
 from meterd_middleware.readers.streams import StreamShell
 
@@ -13,7 +18,11 @@ if TYPE_CHECKING:
     from meterd_middleware.readers.decoding import Decoder
     from meterd_middleware.readers.tally import Tally
 
-_EVENT_STARTS = (b"data:", b"event:", b"id:", b"retry:", b":")
+_EVENT_STARTS = (b"data:", b"event:", b"id:", b"retry:", b":", b"error:")
+
+
+_EVENT_LETTERS = (b"d", b"e", b":", b"i", b"r")
+"""With none of these does JSON begin."""
 
 
 class JsonShell(WholeShell):
@@ -25,22 +34,24 @@ class JsonShell(WholeShell):
         if start[:1] not in _EVENT_LETTERS:
             return super().finish(is_whole)
         stream = StreamShell(self._tally, None, SERVER_SENT_EVENTS)
-        for data in (self._head, b"\n\n" if self._head else b"", *self._chunks):
-            stream.feed_plain(data)
+        data = b"".join(self._chunks)
+        stream.feed_plain(self._head + b"\n\n" + data if self._head else data)
         return stream.finish(is_whole)
 
 
-_EVENT_LETTERS = (b"d", b"e", b":", b"i", b"r")
-
-
 class SniffingShell:
-    """Waits for the first bytes, then is a stream of events or a whole body."""
+    """Waits for the first bytes, then is one of the other shells.
 
-    def __init__(self, tally: Tally, decoder: Decoder | None) -> None:
+    Args:
+        is_in_lines: what begins with a brace is a JSON value a line.
+    """
+
+    def __init__(self, tally: Tally, decoder: Decoder | None, *, is_in_lines: bool) -> None:
         self._tally = tally
         self._decoder = decoder
+        self._is_in_lines = is_in_lines
         self._start = b""
-        self._shell: StreamShell | WholeShell | None = None
+        self._shell: StreamShell | WholeShell | FrameShell | None = None
 
     @property
     def is_finished(self) -> bool:
@@ -61,18 +72,23 @@ class SniffingShell:
             return
         self._start += data
         seen = self._start.lstrip(b"\xef\xbb\xbf \r\n\t")
-        if len(seen) >= 8:
+        if len(seen) >= PRELUDE_BYTES:
             self._begin(seen)
 
     def _begin(self, seen: bytes) -> None:
+        shell: StreamShell | WholeShell | FrameShell
         if seen.startswith(_EVENT_STARTS):
-            self._shell = StreamShell(self._tally, None, SERVER_SENT_EVENTS)
+            shell = StreamShell(self._tally, None, SERVER_SENT_EVENTS)
+        elif _is_prelude(self._start):
+            shell = FrameShell(self._tally, None)
+        elif self._is_in_lines and seen.startswith(b"{"):
+            shell = StreamShell(self._tally, None, JSON_LINES)
         else:
-            self._shell = WholeShell(self._tally, None)
+            shell = WholeShell(self._tally, None)
         if self._decoder is not None:
-            self._shell.decode_with(self._decoder)
-        self._shell.feed_plain(self._start)
-        self._start = b""
+            shell.decode_with(self._decoder)
+        shell.feed_plain(self._start)
+        self._shell, self._start = shell, b""
 
     def finish(self, is_whole: bool) -> Reading:
         """Say what was read."""
@@ -80,3 +96,8 @@ class SniffingShell:
             self._begin(self._start.lstrip(b"\xef\xbb\xbf \r\n\t"))
         assert self._shell is not None
         return self._shell.finish(is_whole)
+
+
+def _is_prelude(data: bytes) -> bool:
+    """Whether these bytes begin an AWS frame, which has a checksum over its lengths."""
+    return len(data) >= PRELUDE_BYTES and zlib.crc32(data[:8]) == int.from_bytes(data[8:12])

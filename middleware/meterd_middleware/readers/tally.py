@@ -77,7 +77,10 @@ class Tally:
             self.is_finished = True
 
     def read_headers(self, headers: Mapping[str, str]) -> None:
-        """Take in what the response's headers say; most dialects say nothing there."""
+        """Take in what the response's headers say: LiteLLM's proxy states its cost there."""
+        cost = headers.get("x-litellm-response-cost")
+        if cost:
+            self.saw_cost(cost)
 
     def read_raw(self, window: bytes) -> None:
         """Look through a part of a body too large to parse, for what isn't in its usage."""
