@@ -6,6 +6,7 @@ learned. All of it belongs to the writer's thread.
 
 from __future__ import annotations
 
+import sqlite3
 from typing import TYPE_CHECKING
 
 from meterd.errors import StorageFault
@@ -23,7 +24,6 @@ from meterd.store.runs import Runs
 from meterd.store.values import Committed, PeriodIndex, UsageKey
 
 if TYPE_CHECKING:
-    import sqlite3
     from collections.abc import Iterable
     from pathlib import Path
 
@@ -37,12 +37,19 @@ _DEDUPE_SWEEP_MS = 3_600_000
 class Engine:
     """One database, opened to write."""
 
-    def __init__(self, path: Path, agency: Agency, book: PriceBook, now_ms: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        agency: Agency,
+        book: PriceBook,
+        now_ms: int,
+        factory: type[sqlite3.Connection] = sqlite3.Connection,
+    ) -> None:
         self.agency = agency
         self.book = book
         self._path = path
         backup.set_former_log_aside(path)
-        self.connection: sqlite3.Connection = schema.connect_writer(path)
+        self.connection: sqlite3.Connection = schema.connect_writer(path, factory)
         try:
             schema.migrate(self.connection, now_ms)
             self._open(now_ms)

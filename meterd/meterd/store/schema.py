@@ -26,14 +26,23 @@ WAL_KEPT_BYTES = 64 << 20
 BUSY_TIMEOUT_MS = 5_000
 
 
-def connect_writer(path: Path) -> sqlite3.Connection:
+def connect_writer(
+    path: Path, factory: type[sqlite3.Connection] = sqlite3.Connection
+) -> sqlite3.Connection:
     """The one connection that writes. Transactions are begun and ended by hand.
 
     synchronous=FULL: a commit is on the disk before it is acknowledged. In WAL mode that is
     one fsync a transaction.
+
+    Args:
+        factory: a disk that fails to order is a connection of another class.
     """
     connection = sqlite3.connect(
-        path, isolation_level=None, check_same_thread=False, cached_statements=256
+        path,
+        isolation_level=None,
+        check_same_thread=False,
+        cached_statements=256,
+        factory=factory,
     )
     connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
     connection.execute("PRAGMA journal_mode = WAL")

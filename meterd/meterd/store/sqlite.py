@@ -60,33 +60,38 @@ async def open_store(
     *,
     agency: Agency | None = None,
     rows_max: int = ROWS_MAX,
+    factory: type[sqlite3.Connection] = sqlite3.Connection,
 ) -> SqliteStore:
     """Open, or make, the ledger in a directory.
 
     Args:
         agency: places and prices records until `use_agency` says otherwise.
         rows_max: records that one transaction may have.
+        factory: of the connection that writes; tests have one whose disk fails to order.
 
     Raises:
         CannotStart: the directory can't be written, another daemon uses it, or the database
             in it can't be opened. One sentence says which.
     """
     claim = await asyncio.to_thread(Claim, data)
+    path = data / DATABASE
     try:
-        writer = await _open_writer(data / DATABASE, clock, agency or Agency(), rows_max, claim)
+        writer = Writer(
+            path,
+            agency or Agency(),
+            PriceBook(),
+            clock,
+            rows_max=rows_max,
+            claim=claim.renew,
+            factory=factory,
+        )
+    except sqlite3.Error as fault:
+        claim.release()
+        raise CannotStart(f"the ledger {path} can't be opened: {fault}") from fault
     except BaseException:
         claim.release()
         raise
-    return SqliteStore(data / DATABASE, writer, claim)
-
-
-async def _open_writer(
-    path: Path, clock: Clock, agency: Agency, rows_max: int, claim: Claim
-) -> Writer:
-    try:
-        return Writer(path, agency, PriceBook(), clock, rows_max=rows_max, claim=claim.renew)
-    except sqlite3.Error as fault:
-        raise CannotStart(f"the ledger {path} can't be opened: {fault}") from fault
+    return SqliteStore(path, writer, claim)
 
 
 class SqliteStore:

@@ -128,8 +128,10 @@ class Writer:
         *,
         rows_max: int = ROWS_MAX,
         claim: Callable[[], None] = lambda: None,
+        factory: type[sqlite3.Connection] = sqlite3.Connection,
     ) -> None:
         """`claim` makes sure, before each opening, that no other daemon uses the database."""
+        self._factory = factory
         self._path = path
         self._agency = agency
         self._book = book
@@ -229,7 +231,7 @@ class Writer:
     def _open(self) -> Engine:
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._claim()
-        engine = Engine(self._path, self._agency, self._book, self._now_ms())
+        engine = Engine(self._path, self._agency, self._book, self._now_ms(), self._factory)
         self.ledger_id = engine.ledger_id
         self.opening += 1
         return engine
@@ -338,9 +340,8 @@ class Writer:
                 self._single(request)
             return
         reason = f"the ledger can't take it: {type(fault).__name__}: {fault}"
-        request = waiting[0] if waiting else None
-        if isinstance(request, _Batch) and request.set_aside(reason):
-            self._single(request)
+        if any(isinstance(one, _Batch) and one.set_aside(reason) for one in waiting):
+            self._single(waiting[0])
             return
         refusal = BatchBroken(reason)
         refusal.__cause__ = fault

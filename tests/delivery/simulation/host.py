@@ -12,7 +12,7 @@ from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from meterd_middleware.adoption import Adopted, adoptable, sweep
 from meterd_middleware.delivery import Delivery, Outbox, Sender
@@ -58,7 +58,7 @@ class Connection:
     def step(self, host: Host) -> bool:
         """Let one message arrive; False: none was on its way, or the stream has ended."""
         if self.up and (not self.down or host.random.random() < 0.5):
-            self.down += host.ledger.receive(self.producer, self.up.popleft())
+            self.down += host.receive(self.producer, self.up.popleft())
         elif self.down:
             response = self.down.popleft()
             try:
@@ -94,7 +94,7 @@ class Process:
 
     def open_call(self) -> None:
         uid = self.host.new_uid()
-        opened = OpenCall(client="acme", input_tokens=uid, occurred_at_unix_ns=uid * 1000)
+        opened = OpenCall(client="acme", input_tokens=uid, occurred_at_unix_ns=self.host.clock_ns)
         try:
             with self.host.interruptible():
                 call = self.spools.open_call(opened)
@@ -116,7 +116,7 @@ class Process:
             request_model="gpt",
             input_tokens=uid,
             output_tokens=1,
-            occurred_at_unix_ns=uid * 1000,
+            occurred_at_unix_ns=self.host.clock_ns,
             note="rare" if uid % 7 == 0 else "",
         )
         try:
@@ -208,7 +208,7 @@ class Adopter:
         if self.connection.delivery.is_drained:
             self.connection.say(self.host)  # the report
             for request in self.connection.up:
-                self.host.ledger.receive(self.adopted.producer, request)
+                self.host.receive(self.adopted.producer, request)
             self.adopted.finish()
             self.adopted = None
         return True
@@ -230,6 +230,12 @@ class Adopter:
 
 class Host:
     """Everything, and what is true of it."""
+
+    weights: ClassVar[dict[str, int]] = {
+        "start": 2, "open": 12, "append": 24, "connect": 4, "move": 60, "break": 3, "upkeep": 4,
+        "rotate": 1, "kill": 2, "exit": 1, "adopt": 40, "full": 1, "sweep": 1,
+    }  # fmt: skip
+    """What happens, and how often."""
 
     def __init__(
         self, seed: int, *, faults: Faults | None = None, segment_bytes: int = 600
@@ -269,19 +275,33 @@ class Host:
         finally:
             self.disk.faults.interrupt = 0
 
+    def receive(
+        self, producer: bytes, request: usage_pb2.ShipRequest
+    ) -> list[usage_pb2.ShipResponse]:
+        """Let a producer's message arrive; what is answered is on its way back."""
+        return self.ledger.receive(producer, request)
+
+    def fill_up(self) -> None:
+        """The ledger's disk is full, or has room again."""
+        self.ledger.is_full = not self.ledger.is_full
+
+    def heal(self) -> None:
+        """The ledger's disk is well again."""
+        self.ledger.is_full = False
+
     def new_uid(self) -> int:
         self._uids += 1
         return self._uids
 
     def run(self, steps: int, without: tuple[str, ...] = ()) -> None:
         """Take so many random steps, but for some kinds of them."""
-        chosen = {name: weight for name, weight in _WEIGHTS.items() if name not in without}
+        chosen = {name: weight for name, weight in self.weights.items() if name not in without}
         names, weights = zip(*chosen.items(), strict=True)
         for name in self.random.choices(names, weights, k=steps):
             self.clock_ns += self.random.choice((1_000, 1_000_000, 1_000_000_000))
-            self._step(name)
+            self.step(name)
 
-    def _step(self, name: str) -> None:
+    def step(self, name: str) -> None:
         if name == "start" or not self.processes:
             if len(self.processes) < 3:
                 self.processes.append(Process(self))
@@ -314,7 +334,7 @@ class Host:
             if not adopter.step() or self.random.random() < 0.02:
                 adopter.die()
         elif name == "full":
-            self.ledger.is_full = not self.ledger.is_full
+            self.fill_up()
         elif name == "sweep":
             sweep(
                 self.disk.process(),
@@ -355,7 +375,7 @@ class Host:
         """Everybody dies, the disk is well again, and an adopter ships what is left."""
         self.disk.faults = Faults()
         self.interrupts = 0
-        self.ledger.is_full = False
+        self.heal()
         for process in list(self.processes):
             process.die()
         for adopter in list(self.adopters):
@@ -372,9 +392,3 @@ class Host:
     def counted(self) -> list[int]:
         """The uid of every record in the ledger, once for each time it was counted."""
         return [record.input_tokens for record in self.ledger.records]
-
-
-_WEIGHTS = {
-    "start": 2, "open": 12, "append": 24, "connect": 4, "move": 60, "break": 3, "upkeep": 4,
-    "rotate": 1, "kill": 2, "exit": 1, "adopt": 40, "full": 1, "sweep": 1,
-}  # fmt: skip
