@@ -11,11 +11,11 @@ from tests.quota.storm.verdict import Scenario
 
 SEED = int(os.environ.get("METERD_STORM_SEED", "7"))
 FORCE = Force(
-    workers=2, concurrency=6, worker_kills=1, daemon_kills=1, quota=60_000, calm_s_max=1.0
+    workers=2, concurrency=4, worker_kills=1, daemon_kills=1, quota=40_000, calm_s_max=2.0
 )
 SCENARIOS = (
-    Scenario("60k hard", "usual", 60_000, 1_024, 1_000),
-    Scenario("30k left, max_tokens 40,000", "ceiling", 30_000, 40_000, 1_000),
+    Scenario("40k hard", "usual", 40_000, 1_024, 1_000),
+    Scenario("20k left, max_tokens 40,000", "ceiling", 20_000, 40_000, 1_000, with_kills=False),
 )
 
 
@@ -29,6 +29,6 @@ def test_no_quota_is_passed_whoever_is_killed() -> None:
 
     assert (used_up.wrong, too_large.wrong) == ([], []), f"seed {SEED}"
     assert used_up.worker_kills + used_up.daemon_kills > 0
-    assert used_up.served > 50_000
+    assert used_up.served > 30_000
     assert too_large.served == 0
-    assert "30,000 of 60,000 tokens left, and this call needs up to 40," in too_large.refusal
+    assert "20,000 of 40,000 tokens left, and this call needs up to 40," in too_large.refusal

@@ -176,7 +176,7 @@ class _Turn:
     def _victims(self) -> Iterator[str]:
         victims = ["worker"] * self._force.worker_kills + ["meterd"] * self._force.daemon_kills
         self._random.shuffle(victims)
-        yield from victims
+        yield from victims if self._scenario.with_kills else ()
 
     def _kill(self, victim: str) -> None:
         if victim == "worker":

@@ -30,6 +30,7 @@ class Scenario:
     """Tokens the client has when the round begins."""
     max_tokens: int
     replies_max: int
+    with_kills: bool = True
 
 
 @dataclass(slots=True)
