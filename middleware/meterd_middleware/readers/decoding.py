@@ -206,9 +206,10 @@ def _steps_of_brotli(decompressor: Any) -> Callable[[bytes], Iterator[bytes]]:
             for start in range(0, len(data), 1024):
                 yield process(data[start : start + 1024])
             return
-        yield process(data, output_buffer_limit=STEP_BYTES_MAX)
-        while not decompressor.can_accept_more_data():
-            yield process(b"", output_buffer_limit=STEP_BYTES_MAX)
+        piece = process(data, output_buffer_limit=STEP_BYTES_MAX)
+        while piece or not decompressor.can_accept_more_data():  # it may take more, and hold some
+            yield piece
+            piece = process(b"", output_buffer_limit=STEP_BYTES_MAX)
 
     return steps
 
