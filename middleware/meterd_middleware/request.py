@@ -3,8 +3,8 @@
     method, host, path, headers, body ──read_request()──▶ ProviderCall | None
 
 None is not an LLM call: it passes untouched and makes no record. Bodies up to 256 KiB are
-parsed; of larger ones the few fields are looked up where they stand at the top level, by a
-scan that skips what lies deeper, so that a body of many megabytes holds nobody up.
+parsed; of larger ones the few fields are looked for at both ends and around the model, so that
+a body of many megabytes holds nobody up.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def read_request(
         request_model=_model(route, given),
         is_stream=route.is_stream or given.get("stream") is True or _streams_anyway(route, given),
         max_output_tokens=_max_output_tokens(given),
-        input_bytes=len(body) if body is not None else _content_length(headers),
+        input_bytes=_content_length(headers) or len(body or b""),
         is_signed=_is_signed(headers),
         host=host,
         path=path,
@@ -120,7 +120,7 @@ def _target(method: str, host: str, path: str) -> tuple[Route, Host | None, str,
     known = host_of(host, path)
     route = route_at(route, known)
     provider = provider_of(route.dialect, known)
-    if route.only and route.only != provider:
+    if route.only and (known is None or route.only != provider):
         return None
     return route, known, provider, _refusal_shape(route, known, path)
 
@@ -228,18 +228,47 @@ _PRESENT = (b'"messages"', b'"input"', b'"prompt"', b'"contents"', b'"texts"', b
 
 
 def _scanned(body: bytes) -> dict[str, object]:
-    """The fields of a large body, from its two ends: SDKs put short fields beside the long one."""
-    ends = body[:SCANNED_BYTES_MAX] + b"\n" + body[-SCANNED_BYTES_MAX:]
+    """The fields of a large body: of its two ends, and of what stands around its model.
+
+    SDKs put the short fields before, between and behind the long ones (messages, tools).
+    """
+    head, tail = body[:SCANNED_BYTES_MAX], body[-SCANNED_BYTES_MAX:]
     fields: dict[str, object] = {
-        name.strip(b'"').decode(): True for name in _PRESENT if name in ends
+        name.strip(b'"').decode(): True for name in _PRESENT if name in head or name in tail
     }
-    for name, text in reversed(_STRING_FIELD.findall(ends)):
-        fields[name.decode()] = text.decode("utf-8", "replace")
-    for name, flag in reversed(_FLAG_FIELD.findall(ends)):
-        fields[name.decode()] = flag == b"true"
-    for name, number in reversed(_NUMBER_FIELD.findall(ends)):
-        fields[name.decode()] = int(number)
+    middle = b"" if _MODEL_FIELD.search(head) else _around_model(body)
+    for window in (tail, middle, head):  # what stands earlier wins
+        for name, text in reversed(_STRING_FIELD.findall(window)):
+            fields[name.decode()] = text.decode("utf-8", "replace")
+        for name, flag in reversed(_FLAG_FIELD.findall(window)):
+            fields[name.decode()] = flag == b"true"
+        for name, number in reversed(_NUMBER_FIELD.findall(window)):
+            fields[name.decode()] = int(number)
     return fields
+
+
+_MODEL_FIELD = re.compile(rb'"model"\s*:\s*"')
+_MODELS_TRIED_MAX = 8
+
+
+def _around_model(body: bytes) -> bytes:
+    """What begins at the model's field: one behind a list (the messages), else the last one.
+
+    In a text its quotes would be escaped, so what is found is a field; but a tool may have
+    one of that name too, and tools stand last.
+    """
+    best, end = -1, len(body)
+    for _ in range(_MODELS_TRIED_MAX):
+        at = body.rfind(b'"model"', 0, end)
+        if at < 0:
+            break
+        if _MODEL_FIELD.match(body, at):
+            best = max(best, at)
+            if body[max(at - 64, 0) : at].rstrip().removesuffix(b",").rstrip().endswith(b"]"):
+                best = at
+                break
+        end = at
+    return body[best : best + SCANNED_BYTES_MAX] if best >= 0 else b""
 
 
 def _model(route: Route, fields: dict[str, object]) -> str:

@@ -261,7 +261,7 @@ def _record(
         _note(sent.note, reading),
         sent.attempt,
         False,
-        call.is_stream,
+        call.is_stream or reading.is_stream,
         sent.lease_id,
         reading.response_id,
     )

@@ -31,6 +31,9 @@ ERROR_BYTES_MAX = 64 * 1024
 """How much of a 400 or 422 is read to see whether it names what we added."""
 
 
+FORM_FIELD_BYTES_MAX = 200
+"""Of a multipart form, how long a field may be that is looked at: the model, `stream`."""
+
 Given = tuple[str, str, str, str, Fields, bytes | None, str]
 """Method, host, path, query, headers, body, account: the arguments of `Exchanges.begin`."""
 
@@ -102,9 +105,26 @@ def _body_in_memory(request: Any, memory: type[Any]) -> bytes | None:
         body = request.content
     except Exception:  # RequestNotRead, of whichever family
         if not isinstance(request.stream, memory):
-            return None
+            return _form_in_memory(request.stream)
         body = b"".join(request.stream)
     return body
+
+
+def _form_in_memory(stream: Any) -> bytes | None:
+    """The short fields of a multipart form, its files untouched; None where it is no form.
+
+    An upload says its model there and nowhere else; sending it renders the fields anew.
+    """
+    fields = getattr(stream, "fields", None)
+    if not isinstance(fields, list):
+        return None
+    form = []
+    for field in fields:
+        value = getattr(field, "value", b"")
+        raw = value.encode() if isinstance(value, str) else value
+        if isinstance(raw, bytes) and 0 < len(raw) <= FORM_FIELD_BYTES_MAX:
+            form.append(b'name="%s"\r\n\r\n%s\r\n' % (str(field.name).encode(), raw))
+    return b"".join(form)
 
 
 def _stripped(request: Any) -> Any:

@@ -11,12 +11,14 @@ from hypothesis import strategies as st
 from meterd_middleware.readers import reader_for
 from tests.wire.dialects import DIALECTS, Counts, Dialect
 from tests.wire.encodings import ENCODINGS
+from tests.wire.own_shapes import OWN_SHAPES
 from tests.wire.reading import call_of, counts_in, cut, expected, read
 
 if TYPE_CHECKING:
     from hypothesis.strategies import DrawFn
 
-STREAMED = [dialect for dialect in DIALECTS if dialect.stream is not None]
+ALL = (*DIALECTS, *OWN_SHAPES)
+STREAMED = [dialect for dialect in ALL if dialect.stream is not None]
 
 
 @st.composite
@@ -44,7 +46,7 @@ def counts_for(draw: DrawFn, dialect: Dialect) -> Counts:
 
 TEXTS = st.lists(st.text(max_size=30), min_size=1, max_size=8)
 SIZES = st.lists(st.integers(1, 200), max_size=60)
-BY_NAME = pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: dialect.name)
+BY_NAME = pytest.mark.parametrize("dialect", ALL, ids=lambda dialect: dialect.name)
 BY_STREAM = pytest.mark.parametrize("dialect", STREAMED, ids=lambda dialect: dialect.name)
 SOME = settings(max_examples=40, deadline=None)
 

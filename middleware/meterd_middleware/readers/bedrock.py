@@ -14,6 +14,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import re
 from typing import TYPE_CHECKING
 
 from meterd_middleware.readers.anthropic import AnthropicMessages
@@ -77,6 +78,11 @@ class BedrockInvoke(AnthropicMessages):
         if isinstance(inner, dict):
             self._inner("", inner)
 
+    def read_raw(self, window: bytes) -> None:
+        """Titan's count behind a long embedding."""
+        if found := _TITAN_INPUT.findall(window):
+            self._overlay({"input_tokens": int(found[-1])})
+
     def _inner(self, name: str, event: Fields) -> None:
         super().read_event(name, event)
         self._take_other_models(event)
@@ -119,6 +125,7 @@ class BedrockInvoke(AnthropicMessages):
         return (usages[0]._replace(output_tokens=0),)
 
 
+_TITAN_INPUT = re.compile(rb'"inputTextTokenCount"\s*:\s*(\d{1,15})(?![\d.])')
 _ENDS = ("stop_reason", "completionReason", "stopReason", "amazon-bedrock-guardrailAction")
 """What the last event of a model's own stream has; a guardrail's is its only one."""
 

@@ -67,6 +67,8 @@ class Reading(NamedTuple):
     tool_calls: Mapping[str, int] = NOTHING
     provider_cost: Decimal | None = None
     seen: TextSeen = TextSeen()
+    is_stream: bool = False
+    """It came as a stream, whatever was asked for."""
     note: str = ""
     """What could not be trusted, one short clause; never text of the response."""
 

@@ -38,6 +38,8 @@ def in_base64(mark: bytes) -> tuple[bytes, ...]:
 class FrameShell(Shell):
     """A stream of AWS frames."""
 
+    is_stream = True
+
     def __init__(self, tally: Tally, decoder: Decoder | None) -> None:
         super().__init__(tally, decoder)
         self._frames = Frames()

@@ -62,7 +62,7 @@ class Gemini(Tally):
         for candidate in items_of(event.get("candidates")):
             if isinstance(candidate, dict):
                 self._candidate(candidate)
-        if event.get("finishReason") or fields_of(event.get("promptFeedback")).get("blockReason"):
+        if fields_of(event.get("promptFeedback")).get("blockReason"):
             self.may_be_whole = True
 
     def _counts_anything(self, usage: Fields) -> bool:
@@ -92,6 +92,11 @@ class Gemini(Tally):
         chunks = items_of(grounding.get("groundingChunks"))
         if any(isinstance(chunk, dict) and chunk.get("maps") for chunk in chunks):
             self._is_grounded = True
+
+    def read_raw(self, window: bytes) -> None:
+        """A picture's chunk is too large to parse, and may be the last."""
+        if b'"finishReason"' in window:
+            self.may_be_whole = True
 
     def usages(self) -> tuple[ModelUsage, ...]:
         """One model's counts."""

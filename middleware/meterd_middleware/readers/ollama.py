@@ -8,12 +8,18 @@ Source: ollama 0.6 _types.py, BaseGenerateResponse; the server's docs/api.md.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from meterd_middleware.readers.tally import Fields, Tally
 
 if TYPE_CHECKING:
     from meterd_middleware.readers.counts import ModelUsage
+
+
+_COUNTS = re.compile(
+    rb'"(prompt_eval_count|prompt_eval_cached_count|eval_count)"\s*:\s*(\d{1,15})(?![\d.])'
+)
 
 
 class Ollama(Tally):
@@ -40,6 +46,11 @@ class Ollama(Tally):
             self.is_finished = True
         if "prompt_eval_count" in event or "eval_count" in event:
             self._counts = event
+
+    def read_raw(self, window: bytes) -> None:
+        """The counts behind a long `context`, or behind many embeddings."""
+        for name, digits in _COUNTS.findall(window):
+            self._counts = {**self._counts, name.decode(): int(digits)}
 
     def usages(self) -> tuple[ModelUsage, ...]:
         """One model's counts."""

@@ -63,8 +63,6 @@ class OpenAIChat(Tally):
         if usage:
             self._usage = _overlaid(self._usage, usage)
             self.saw_context("service_tier", usage.get("service_tier"))  # Mistral
-        if event.get("finish_reason"):
-            self.may_be_whole = True
         for choice in items_of(event.get("choices")):
             if isinstance(choice, dict):
                 if choice.get("finish_reason"):
@@ -73,6 +71,11 @@ class OpenAIChat(Tally):
                 # Some hosts put the last chunk's usage into the choice (Moonshot).
                 if not usage and fields_of(choice.get("usage")):
                     self._usage = _overlaid(self._usage, choice["usage"])
+
+    def read_raw(self, window: bytes) -> None:
+        """A chunk with a picture or much audio is too large to parse, and may be the last."""
+        if _FINISHED.search(window):
+            self.may_be_whole = True
 
     def usages(self) -> tuple[ModelUsage, ...]:
         """One model's counts."""
@@ -229,6 +232,7 @@ _PLAIN = frozenset(
 )
 _ODD = frozenset({"cache_write_tokens_details", "cache_creation_tokens"})
 _NO_FIELDS: Fields = {}
+_FINISHED = re.compile(rb'"finish_reason"\s*:\s*"')
 
 
 def audio_beside(

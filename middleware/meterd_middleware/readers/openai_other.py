@@ -10,6 +10,7 @@ types/audio/transcription*.py.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from meterd_middleware.readers.costs import take_costs
@@ -205,6 +206,10 @@ def _sum(counts: list[int | None]) -> int | None:
     return sum(reported) if reported else None
 
 
+_TOKEN_COUNT = re.compile(rb'"token_count"\s*:\s*(\d{1,15})')
+_CUT_BYTES = 64
+
+
 class VertexPredict(Tally):
     """Vertex `:predict`: embeddings with their statistics; other models say nothing."""
 
@@ -213,6 +218,7 @@ class VertexPredict(Tally):
     def __init__(self) -> None:
         super().__init__()
         self._tokens: int | None = None
+        self._cut = b""
 
     def read_body(self, body: Fields) -> None:
         """A whole answer."""
@@ -226,6 +232,17 @@ class VertexPredict(Tally):
     def read_event(self, name: str, event: Fields) -> None:
         """Not streamed."""
         self.read_body(event)
+
+    def read_piece(self, piece: bytes) -> None:
+        """The counts of many embeddings, each behind its own numbers."""
+        piece = self._cut + piece
+        end = 0
+        for found in _TOKEN_COUNT.finditer(piece):
+            if found.end() == len(piece):
+                break  # its digits may go on in the next piece
+            end = found.end()
+            self._tokens = (self._tokens or 0) + int(found[1])
+        self._cut = piece[max(end, len(piece) - _CUT_BYTES) :]
 
     def usages(self) -> tuple[ModelUsage, ...]:
         """One model's counts."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from meterd_middleware.readers.costs import take_costs
 from meterd_middleware.readers.openai_chat import long_write
-from meterd_middleware.readers.tally import Fields, Tally, fields_of, items_of
+from meterd_middleware.readers.tally import Fields, Tally, fields_of, items_of, word_of
 
 if TYPE_CHECKING:
     from meterd_middleware.readers.counts import ModelUsage
@@ -30,6 +30,10 @@ _TOOL_ITEMS = {
     "file_search_call": "file_search",
     "code_interpreter_call": "code_interpreter",
 }
+
+
+_TOOL_ITEM = re.compile(rb'"type"\s*:\s*"(web_search_call|file_search_call|code_interpreter_call)"')
+_FREE_SEARCH = re.compile(rb'"action"\s*:\s*\{\s*"type"\s*:\s*"(?:open_page|find|find_in_page)"')
 
 
 class OpenAIResponses(Tally):
@@ -48,13 +52,12 @@ class OpenAIResponses(Tally):
     def read_body(self, body: Fields) -> None:
         """A whole response, or one that was asked for again."""
         self._take_response(body)
-        status = body.get("status")
-        if status in _STILL_RUNNING:
+        if word_of(body.get("status")) in _STILL_RUNNING:
             self.pending_id = self.response_id
 
     def read_event(self, name: str, event: Fields) -> None:
         """One event; its type stands in it, or is the event's name."""
-        kind = event.get("type") or name
+        kind = word_of(event.get("type")) or name
         response = event.get("response")
         if isinstance(response, dict):
             self._take_response(response)
@@ -80,7 +83,7 @@ class OpenAIResponses(Tally):
         """Hosted tools: billed apart, counted as output items or in `tool_usage`."""
         calls: dict[str, int] = {}
         for item in items_of(response.get("output")):
-            if isinstance(item, dict) and item.get("type") in _TOOL_ITEMS:
+            if isinstance(item, dict) and word_of(item.get("type")) in _TOOL_ITEMS:
                 if _is_search_without_charge(item):
                     continue
                 tool = _TOOL_ITEMS[item["type"]]
@@ -94,6 +97,15 @@ class OpenAIResponses(Tally):
             self._pictures = fields_of(usage.get("image_gen"))
             if self._pictures.get("total_tokens"):
                 self._picture_model = _picture_model(response)
+
+    def read_piece(self, piece: bytes) -> None:
+        """The hosted tools of a long answer; one that a piece's end cuts in two is left out."""
+        for found in _TOOL_ITEM.finditer(piece):
+            tool = _TOOL_ITEMS[found[1].decode()]
+            self.tool_calls[tool] = self.tool_calls.get(tool, 0) + 1
+        free = len(_FREE_SEARCH.findall(piece))
+        if free and (searches := self.tool_calls.pop("web_search", 0) - free) > 0:
+            self.tool_calls["web_search"] = searches
 
     def usages(self) -> tuple[ModelUsage, ...]:
         """One model's counts."""

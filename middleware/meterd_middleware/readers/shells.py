@@ -34,6 +34,8 @@ BODY_PARSED_BYTES_MAX = 128 * 1024
 class Shell:
     """What every shell does: decode, and say what was read without ever raising."""
 
+    is_stream = False
+
     def __init__(self, tally: Tally, decoder: Decoder | None) -> None:
         self.is_finished = False
         self._tally = tally
@@ -60,7 +62,11 @@ class Shell:
         tally = self._tally
         if self._decoder is not None and self._decoder.note:
             tally.note(self._decoder.note)
-        return tally.reading(is_complete=is_complete and not tally.error, seen=self._text.seen())
+        return tally.reading(
+            is_complete=is_complete and not tally.error,
+            seen=self._text.seen(),
+            is_stream=self.is_stream,
+        )
 
 
 class WholeShell(Shell):
@@ -86,6 +92,7 @@ class WholeShell(Shell):
         if not self._head:
             self._head = joined[:HEAD_BYTES]
         tail = joined[-TAIL_BYTES:]
+        self._tally.read_piece(joined[:-TAIL_BYTES])
         self._chunks, self._kept = [tail], len(tail)
 
     def finish(self, is_whole: bool) -> Reading:
@@ -127,6 +134,7 @@ class WholeShell(Shell):
         tally.read_body(fields_of_large(self._head, tail))
         tally.read_raw(self._head)
         tally.read_raw(tail)
+        tally.read_piece(data)
         if tally.has_text and not tally.is_reported():
             self._text.take(tail)
             self._text.assume(self._size - len(tail))

@@ -31,6 +31,8 @@ _ERROR_EVENT = (b"event: error", b"event:error")
 class StreamShell(Shell):
     """A stream of server-sent events or JSON lines."""
 
+    is_stream = True
+
     def __init__(self, tally: Tally, decoder: Decoder | None, framing: Framing) -> None:
         super().__init__(tally, decoder)
         self._is_plain = decoder is None
@@ -185,7 +187,10 @@ class StreamShell(Shell):
                 hits.append(at)
                 at = whole.find(separator, at)
                 at = whole.find(mark, at) if at >= 0 else -1
-        hits += [at for mark in tally.last if (at := whole.rfind(mark)) >= 0]
+        found = [at for mark in tally.last if (at := whole.rfind(mark)) >= 0]
+        if tally.spaced is not None:
+            found += [spaced.start() for spaced in tally.spaced.finditer(whole)]
+        hits += found
         places = set()
         for at in hits:
             start = whole.rfind(separator, 0, at)
@@ -207,6 +212,7 @@ class StreamShell(Shell):
         if body is None and len(data) > HEAD_BYTES:
             body = fields_of_large_event(data)
             tally.read_raw(data)
+            tally.read_piece(data)
         if isinstance(body, dict):
             tally.read_event(name, body)
         elif isinstance(body, list):

@@ -18,6 +18,7 @@ from meterd_middleware.readers.counts import ModelUsage, Reading, TextSeen
 from meterd_middleware.usage import TOKENS_MAX
 
 if TYPE_CHECKING:
+    import re
     from collections.abc import Mapping
 
 Fields = dict[str, Any]
@@ -42,6 +43,8 @@ class Tally:
     """Of AWS frames: bytes that may announce the last one."""
     frame_types: frozenset[str] = frozenset()
     """Of AWS frames: those that are read whatever they hold."""
+    spaced: re.Pattern[bytes] | None = None
+    """Finds what `last` looks for where it is spaced oddly; asked only where that isn't found."""
     has_text = True
     """Whether what it generates is text at all: embeddings and pictures are not."""
 
@@ -83,7 +86,13 @@ class Tally:
             self.saw_cost(cost)
 
     def read_raw(self, window: bytes) -> None:
-        """Look through a part of a body too large to parse, for what isn't in its usage."""
+        """Look through an end of a body too large to parse, for what isn't in its usage."""
+
+    def read_piece(self, piece: bytes) -> None:
+        """Look through all of a body too large to parse, piece by piece, for what is strewn in it.
+
+        A thing may be cut in two by the end of a piece.
+        """
 
     def usages(self) -> tuple[ModelUsage, ...]:
         """What was reported, checked and clamped; empty where nothing was."""
@@ -198,7 +207,7 @@ class Tally:
         usages = self.counted()
         return bool(usages) and None not in (usages[0].input_tokens, usages[0].output_tokens)
 
-    def reading(self, *, is_complete: bool, seen: TextSeen) -> Reading:
+    def reading(self, *, is_complete: bool, seen: TextSeen, is_stream: bool = False) -> Reading:
         """All of it, as the exchange takes it."""
         return Reading(
             usages=self.counted(),
@@ -212,6 +221,7 @@ class Tally:
             tool_calls=self.tool_calls,
             provider_cost=self.provider_cost,
             seen=seen,
+            is_stream=is_stream,
             note="; ".join(self.notes),
         )
 
@@ -232,6 +242,11 @@ def _whole_number(value: object) -> int:
 def fields_of(value: object) -> Fields:
     """A JSON object, or an empty one where there is none."""
     return value if isinstance(value, dict) else {}
+
+
+def word_of(value: object) -> str:
+    """A JSON string, or an empty one where there is none."""
+    return value if isinstance(value, str) else ""
 
 
 def items_of(value: object) -> list[Any]:

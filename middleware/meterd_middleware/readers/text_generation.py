@@ -12,6 +12,7 @@ Sources: huggingface_hub 2.4 inference/_generated/types/text_generation.py; IBM'
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from meterd_middleware.readers.tally import Fields, Tally, fields_of, items_of
@@ -56,6 +57,9 @@ class HuggingFaceGenerate(Tally):
         return (self.usage(input_tokens=taken, output_tokens=given),)
 
 
+_INPUT_COUNT = re.compile(rb'"input_token_count"\s*:\s*(\d{1,15})(?![\d.])')
+
+
 class Watsonx(Tally):
     """watsonx's own generation and embeddings; its chat speaks OpenAI's."""
 
@@ -90,6 +94,11 @@ class Watsonx(Tally):
                 self._given = max(given, self._given or 0)
             if result.get("stop_reason") not in (None, "", "not_finished"):
                 self.may_be_whole = True
+
+    def read_raw(self, window: bytes) -> None:
+        """The count behind many embeddings."""
+        if found := _INPUT_COUNT.findall(window):
+            self._taken = int(found[-1])
 
     def usages(self) -> tuple[ModelUsage, ...]:
         """One model's counts."""
