@@ -1,21 +1,21 @@
 """Streams of AWS frames, Bedrock's: each has a checksum, and an event inside.
 
-    chunks ─ cut 32 KiB at a time, or when one may announce the end ─▶ frames ─▶ events
+    chunks ─ cut 32 KiB at a time, or when one may announce the end ─▶ frames ─▶ JSON lines
 
 `converse-stream` names the event in the frame's header; `invoke-with-response-stream` wraps
-the model's own event as base64, where a mark is looked for in its three alignments.
+the model's own event as base64, where a mark is looked for in its three alignments. What
+comes out is read as a stream of lines is.
 """
 
 from __future__ import annotations
 
 import base64
-from collections import deque
+import binascii
 from typing import TYPE_CHECKING
 
-from meterd_middleware.readers.framing import Frames
+from meterd_middleware.readers.framing import JSON_LINES, Frames
 from meterd_middleware.readers.parsing import parsed
-from meterd_middleware.readers.shells import Shell
-from meterd_middleware.readers.streams import CUT_BYTES, TEXT_BYTES_MAX
+from meterd_middleware.readers.streams import CUT_BYTES, StreamShell
 
 if TYPE_CHECKING:
     from meterd_middleware.readers.counts import Reading
@@ -35,32 +35,32 @@ def in_base64(mark: bytes) -> tuple[bytes, ...]:
     return tuple(found)
 
 
-class FrameShell(Shell):
+class FrameShell(StreamShell):
     """A stream of AWS frames."""
 
-    is_stream = True
-
     def __init__(self, tally: Tally, decoder: Decoder | None) -> None:
-        super().__init__(tally, decoder)
+        super().__init__(tally, decoder, JSON_LINES)
         self._frames = Frames()
         self._marks = tally.frame_marks
-        self._overlap = max((len(mark) for mark in self._marks), default=1) - 1
-        self._edge = b""
-        self._chunks: list[bytes] = []
-        self._uncut = 0
-        self._may_be_ending = False
-        self._raw: deque[bytes] = deque()
-        self._raw_bytes = 0
+        self._mark_overlap = max((len(mark) for mark in self._marks), default=1) - 1
+
+    def feed(self, chunk: bytes) -> None:
+        """Take the next bytes: a copy and a look."""
+        if self.is_finished:
+            return
+        if self._decoder is None:
+            self.feed_plain(chunk)
+            return
+        for piece in self._decoder.feed(chunk):
+            self.feed_plain(piece)
 
     def feed_plain(self, data: bytes) -> None:
         """Take the next bytes, decoded."""
-        if self.is_finished:
-            return
         self._chunks.append(data)
         self._uncut += len(data)
         if not self._may_be_ending:
             seen = self._edge + data
-            self._edge = seen[-self._overlap :]
+            self._edge = seen[-self._mark_overlap :]
             for mark in self._marks:
                 if mark in seen:
                     self._may_be_ending = True
@@ -69,54 +69,38 @@ class FrameShell(Shell):
             self._cut()
 
     def _cut(self) -> None:
+        """Take in all frames that have ended."""
+        if not self._chunks:
+            return
         frames = self._frames.feed(b"".join(self._chunks))
         self._chunks, self._uncut = [], 0
-        for frame in frames:
-            self._take(frame)
-        self.is_finished = self._tally.is_finished
+        events = [event for frame in frames if (event := self._event_of(frame))]
+        if events and not self.is_finished:
+            self._scan(b"\n".join(events) + b"\n")
         if not self._frames.is_within:
             self._may_be_ending = False
 
-    def _take(self, frame: Frame) -> None:
-        tally = self._tally
+    def _event_of(self, frame: Frame) -> bytes:
+        """The event of a frame, as a line; nothing where there is none to be read."""
+        kind = frame.event_type
         if frame.message_type in ("exception", "error"):
-            tally.read_event(f"!{frame.event_type}", {})
-            return
+            self._tally.read_event(f"!{kind}", {})
+            return b""
         event = unwrapped(frame.payload)
         if event is None:
-            tally.note("a frame could not be read")
-            return
-        if frame.event_type in tally.frame_types or any(mark in event for mark in tally.every):
-            body = parsed(event)
-            if isinstance(body, dict):
-                name = "" if event is not frame.payload else frame.event_type
-                tally.read_event(name, body)
-        if tally.has_text:
-            self._keep(event)
-
-    def _keep(self, event: bytes) -> None:
-        self._raw.append(event)
-        self._raw_bytes += len(event)
-        if self._raw_bytes > TEXT_BYTES_MAX:
-            self._count_text()
-
-    def _count_text(self) -> None:
-        self._text.take(b"\n".join(self._raw))
-        self._raw.clear()
-        self._raw_bytes = 0
+            self._tally.note("a frame could not be read")
+            return b""
+        if b"\n" in event:
+            event = event.replace(b"\n", b" ")  # between its fields: in a text it is escaped
+        return b'{"%s":%s}' % (kind.encode(), event) if kind in self._tally.frame_types else event
 
     def finish(self, is_whole: bool) -> Reading:
         """Say what was read."""
-        tally = self._tally
-        if not self.is_finished:
-            self._cut()
-        is_cut = is_whole and self._frames.is_within and not self.is_finished
-        if self._frames.dropped or is_cut:
-            tally.note("a frame could not be read")
-        is_complete = tally.is_finished or (is_whole and tally.may_be_whole)
-        if not is_complete or not tally.is_reported():
-            self._count_text()
-        return self._reading(is_complete)
+        self._cut()
+        is_cut_off = is_whole and self._frames.is_within and not self.is_finished
+        if self._frames.dropped or is_cut_off:
+            self._tally.note("a frame could not be read")
+        return super().finish(is_whole)
 
 
 _WRAPPED = b'{"bytes":"'
@@ -126,9 +110,9 @@ def unwrapped(payload: bytes) -> bytes | None:
     """The event inside a frame if it is wrapped, else the payload; None: its base64 is broken."""
     if not payload.startswith(_WRAPPED):
         return payload if b'"bytes"' not in payload[:400] else _unwrapped_slowly(payload)
-    end = payload.find(b'"', len(_WRAPPED))
+    end = payload.find(b'"', 10)
     try:
-        return base64.b64decode(payload[len(_WRAPPED) : end])
+        return binascii.a2b_base64(payload[10:end])
     except ValueError:
         return None
 
@@ -139,6 +123,6 @@ def _unwrapped_slowly(payload: bytes) -> bytes | None:
     if not isinstance(wrapped, str):
         return payload
     try:
-        return base64.b64decode(wrapped)
+        return binascii.a2b_base64(wrapped)
     except ValueError:
         return None

@@ -15,6 +15,7 @@ Sources: WHATWG HTML, 9.2.6; vnd.amazon.eventstream in the AWS SDKs.
 
 from __future__ import annotations
 
+import struct
 import zlib
 from functools import lru_cache
 from typing import NamedTuple
@@ -129,41 +130,41 @@ class Frames:
         frames: list[Frame] = []
         start, size = 0, len(data)
         self._need = PRELUDE_BYTES
+        view = memoryview(data)
         while size - start >= PRELUDE_BYTES:
-            total = int.from_bytes(data[start : start + 4])
-            head = int.from_bytes(data[start + 4 : start + 8])
+            total, head, prelude_sum = _PRELUDE.unpack_from(data, start)
             if size - start < total or total < _FRAME_BYTES_MIN:
-                if not self._is_prelude(data[start : start + PRELUDE_BYTES], total, head):
+                if not _is_prelude(view[start : start + 8], total, head, prelude_sum):
                     return self._stop(frames)
                 self._need = total
                 break
-            frame = data[start : start + total]
-            start += total
+            first, start = start, start + total
             # The checksum of the whole covers the prelude: one sum is enough for most.
-            if zlib.crc32(frame[:-4]) != int.from_bytes(frame[-4:]):
-                if not self._is_prelude(frame[:PRELUDE_BYTES], total, head):
+            if zlib.crc32(view[first : start - 4]) != int.from_bytes(data[start - 4 : start]):
+                if not _is_prelude(view[first : first + 8], total, head, prelude_sum):
                     return self._stop(frames)
                 self.dropped = True
                 continue
             if PRELUDE_BYTES + head + 4 > total:
                 self.dropped = True
                 continue
-            names = frame[PRELUDE_BYTES : PRELUDE_BYTES + head]
+            payload = first + PRELUDE_BYTES + head
+            names = data[first + PRELUDE_BYTES : payload]
             event_type, message_type = _types(names) if head < 1024 else _types_of(names)
-            frames.append(Frame(event_type, message_type, frame[PRELUDE_BYTES + head : -4]))
+            frames.append(Frame(event_type, message_type, data[payload : start - 4]))
         rest = data[start:]
         self._parts, self._have = ([rest], len(rest)) if rest else ([], 0)
         return frames
-
-    def _is_prelude(self, prelude: bytes, total: int, head: int) -> bool:
-        return PRELUDE_BYTES + head + 4 <= total <= FRAME_BYTES_MAX and zlib.crc32(
-            prelude[:8]
-        ) == int.from_bytes(prelude[8:])
 
     def _stop(self, frames: list[Frame]) -> list[Frame]:
         self._parts, self._have = [], 0
         self.is_broken = self.dropped = True
         return frames
+
+
+def _is_prelude(lengths: memoryview, total: int, head: int, prelude_sum: int) -> bool:
+    is_sane = PRELUDE_BYTES + head + 4 <= total <= FRAME_BYTES_MAX
+    return is_sane and zlib.crc32(lengths) == prelude_sum
 
 
 def _types_of(head: bytes) -> tuple[str, str]:
@@ -177,6 +178,7 @@ _types = lru_cache(maxsize=64)(_types_of)  # a stream has few different heads
 
 _FRAME_BYTES_MIN = 16
 PRELUDE_BYTES = 12
+_PRELUDE = struct.Struct(">III")
 _FIXED_HEADER_BYTES = {0: 0, 1: 0, 2: 1, 3: 2, 4: 4, 5: 8, 8: 8, 9: 16}
 
 
