@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from typing import TYPE_CHECKING
 
 from meterd_middleware.readers.framing import JSON_LINES, Frames
@@ -103,16 +104,16 @@ class FrameShell(StreamShell):
         return super().finish(is_whole)
 
 
-_WRAPPED = b'{"bytes":"'
+_WRAPPED = re.compile(rb'\{\s*"bytes"\s*:\s*"([A-Za-z0-9+/=]*)"')
 
 
 def unwrapped(payload: bytes) -> bytes | None:
     """The event inside a frame if it is wrapped, else the payload; None: its base64 is broken."""
-    if not payload.startswith(_WRAPPED):
+    wrapped = _WRAPPED.match(payload)
+    if wrapped is None:
         return payload if b'"bytes"' not in payload[:400] else _unwrapped_slowly(payload)
-    end = payload.find(b'"', 10)
     try:
-        return binascii.a2b_base64(payload[10:end])
+        return binascii.a2b_base64(wrapped[1])
     except ValueError:
         return None
 
