@@ -73,11 +73,24 @@ class Books:
         client: str | None = None,
     ) -> dict[str, Statement]:
         """By client: a period's usage, as far as a bill of `posted_through` knows it."""
-        return await self._readers.read(
-            lambda connection: statements.statements(
-                connection, self._rates, agency, period, posted_through, client
-            )
+        users = await self._readers.read(
+            partial(statements.users, period=period, posted_through=posted_through, client=client)
         )
+        found: dict[str, Statement] = {}
+        # In parts, so that no read holds the write-ahead log back.
+        for first in range(0, len(users), statements.PART_CLIENTS):
+            part = users[first : first + statements.PART_CLIENTS]
+            found |= await self._readers.read(
+                partial(
+                    statements.statements,
+                    rates=self._rates,
+                    agency=agency,
+                    period=period,
+                    posted_through=posted_through,
+                    clients=part,
+                )
+            )
+        return found
 
     async def empty_statements(
         self, agency: Agency, period: PeriodIndex, clients: list[str]

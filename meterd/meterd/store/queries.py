@@ -108,9 +108,6 @@ def _conditions(
     if query.posted_in is not None:
         where.append("r.posted_in = ?")
         values.append(query.posted_in)
-    if query.posted_through is not None:
-        where.append("r.posted_in <= ?")
-        values.append(query.posted_through)
     if query.client is not None:
         found = connection.execute(
             "SELECT id FROM clients WHERE name = ?", (query.client,)
@@ -191,6 +188,11 @@ def _row(by: tuple[Grouping, ...], key: tuple[str, ...], added: Added) -> Rollup
 def _day_of(agency: Agency, bound_ms: int) -> int:
     """The day that begins at a period's bound, whichever way a later tzdata has moved it."""
     return day_around(agency, bound_ms + 6 * 3_600_000).number
+
+
+def days_of(agency: Agency, start_unix_ns: int, end_unix_ns: int) -> tuple[int, int]:
+    """The days `[first, end)` that a period with these bounds has."""
+    return _day_of(agency, start_unix_ns // 1_000_000), _day_of(agency, end_unix_ns // 1_000_000)
 
 
 def _day_ranges(

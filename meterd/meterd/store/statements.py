@@ -13,15 +13,58 @@ from meterd.billing.period import Period, period_at
 from meterd.billing.statement import ProjectUsage, Statement
 from meterd.clock import moment_of
 from meterd.money import exact
+from meterd.pricing.price import FACTORS
 from meterd.store import queries
-from meterd.store.values import Grouping, PeriodIndex, RollupQuery
+from meterd.store.values import PeriodIndex
 
 if TYPE_CHECKING:
     import sqlite3
+    from collections.abc import Mapping, Sequence
 
     from meterd.config.agency import Agency
     from meterd.store.sums import Rates
-    from meterd.store.values import RollupRow
+
+
+PART_CLIENTS = 50
+"""Clients whose usage is read in one go: about 0.1 s with ten projects and eight models."""
+
+_USAGE = (
+    "FROM rollup_day r WHERE r.client = ? AND r.day >= ? AND r.day < ? AND r.posted_in <= ? "
+    "GROUP BY r.tag, r.rate"
+)
+_COMMON = ", ".join(f"sum(r.{name})" for name in FACTORS[:5])
+_RARE = " | ".join(f"r.{name}" for name in FACTORS[5:])
+# Most rows have none of the rest: one look whether there is any saves a third of the time.
+_PLAIN = (
+    f"SELECT r.tag, r.rate, sum(r.estimated_tokens), max({_RARE}) <> 0 OR count(r.tool_calls), "
+    f"{_COMMON} {_USAGE}"
+)
+_FULL = (
+    "SELECT r.tag, r.rate, sum(r.estimated_tokens), "
+    "group_concat(iif(r.tool_calls IS NULL, NULL, r.rate || ' ' || r.tool_calls), char(10)), "
+    + ", ".join(f"sum(r.{name})" for name in FACTORS)
+    + f" {_USAGE}"
+)
+
+
+_NONE = (0,) * len(FACTORS)
+
+
+def users(
+    connection: sqlite3.Connection,
+    period: PeriodIndex,
+    posted_through: PeriodIndex,
+    client: str | None,
+) -> list[str]:
+    """The clients that used something in a period, as far as a bill of a period knows it."""
+    return [
+        name
+        for (name,) in connection.execute(
+            "SELECT DISTINCT c.name FROM rollup_month r JOIN clients c ON c.id = r.client "
+            "WHERE r.period = ?1 AND r.posted_in <= ?2 AND (?3 IS NULL OR c.name = ?3) ORDER BY 1",
+            (period, posted_through, client),
+        )
+    ]
 
 
 def statements(
@@ -30,31 +73,58 @@ def statements(
     agency: Agency,
     period: PeriodIndex,
     posted_through: PeriodIndex,
-    client: str | None,
+    clients: Sequence[str],
 ) -> dict[str, Statement]:
     """By client: the usage of one period that a bill of that or a later period rests on."""
-    rows = queries.rollup(
-        connection,
-        rates,
-        agency,
-        RollupQuery(
-            period=period,
-            by=(Grouping.CLIENT, Grouping.PROJECT),
-            client=client,
-            posted_through=posted_through,
-        ),
+    marks = ",".join("?" * len(clients))
+    numbers = dict(
+        connection.execute(f"SELECT name, id FROM clients WHERE name IN ({marks})", tuple(clients))
     )
-    by_client: dict[str, list[RollupRow]] = {}
-    for row in rows:
-        by_client.setdefault(row.client, []).append(row)
     opened = bounds(connection, period)
     grants = granted(connection, period)
-    return {
-        name: _statement(
-            name, opened.get(name) or computed(agency, name, period), found, grants.get(name, 0)
-        )
-        for name, found in by_client.items()
-    }
+    found = {}
+    for name in clients:
+        if name in numbers:
+            its = opened.get(name) or computed(agency, name, period)
+            days = queries.days_of(agency, its.start_unix_ns, its.end_unix_ns)
+            values = (numbers[name], *days, posted_through)
+            projects = _projects(connection, rates, values)
+            found[name] = _statement(name, its, projects, grants.get(name, 0))
+    return found
+
+
+class _Project:
+    """A project's usage, added up over its rates."""
+
+    __slots__ = ("cost", "estimated", "requests", "tokens", "unpriced")
+
+    def __init__(self) -> None:
+        self.requests = self.tokens = self.estimated = self.unpriced = 0
+        self.cost = Decimal(0)
+
+
+def _projects(
+    connection: sqlite3.Connection, rates: Rates, values: tuple[int, ...]
+) -> dict[str, _Project]:
+    """By project: a client's usage of some days, priced under each of its rates."""
+    rows = connection.execute(_PLAIN, values).fetchall()
+    if any(row[3] for row in rows):
+        rows = connection.execute(_FULL, values).fetchall()
+    names = dict(connection.execute("SELECT id, project FROM tags WHERE client = ?", (values[0],)))
+    found: dict[str, _Project] = {}
+    with exact():
+        for tag, rate, estimated, tools, *counts in rows:
+            project = found.setdefault(names[tag], _Project())
+            project.requests += counts[0]
+            project.tokens += counts[1] + counts[3]
+            project.estimated += estimated
+            if not rate:
+                project.unpriced += counts[0]
+                continue
+            project.cost += rates.cost(connection, rate, [*counts, *_NONE][: len(FACTORS)])
+            if tools:
+                project.cost += rates.cost_of_tools(connection, tools)
+    return found
 
 
 def empties(
@@ -170,23 +240,24 @@ def granted(connection: sqlite3.Connection, period: PeriodIndex) -> dict[str, in
     )
 
 
-def _statement(client: str, period: Period, rows: list[RollupRow], granted: int) -> Statement:
+def _statement(
+    client: str, period: Period, projects: Mapping[str, _Project], granted_tokens: int
+) -> Statement:
     with exact():
-        cost = sum((row.cost for row in rows), Decimal(0))
-    projects = sorted(rows, key=lambda row: (-row.cost, row.project))
+        cost = sum((one.cost for one in projects.values()), Decimal(0))
+    ordered = sorted(projects.items(), key=lambda item: (-item[1].cost, item[0]))
     return Statement(
         client,
         period,
-        requests=sum(row.sums.requests for row in rows),
-        tokens=sum(row.sums.tokens for row in rows),
-        estimated_tokens=sum(row.sums.estimated_tokens for row in rows),
-        unpriced_requests=sum(row.sums.unpriced_requests for row in rows),
+        requests=sum(one.requests for one in projects.values()),
+        tokens=sum(one.tokens for one in projects.values()),
+        estimated_tokens=sum(one.estimated for one in projects.values()),
+        unpriced_requests=sum(one.unpriced for one in projects.values()),
         cost=cost,
         projects=tuple(
-            ProjectUsage(row.project, row.sums.requests, row.sums.tokens, row.cost)
-            for row in projects
+            ProjectUsage(name, one.requests, one.tokens, one.cost) for name, one in ordered
         )
-        if any(row.project for row in rows)
+        if any(projects)
         else (),
-        granted_tokens=granted,
+        granted_tokens=granted_tokens,
     )

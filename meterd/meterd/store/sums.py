@@ -94,6 +94,7 @@ class Rates:
 
     def __init__(self) -> None:
         self._known: dict[int, Rate] = {}
+        self._factors: dict[int, tuple[int, ...]] = {}
 
     def get(self, connection: sqlite3.Connection, number: int) -> Rate:
         """A rate by its number."""
@@ -109,8 +110,11 @@ class Rates:
     def cost(self, connection: sqlite3.Connection, number: int, counts: Sequence[int]) -> Decimal:
         """What sums cost under a rate; `counts` in the order of `FACTORS`."""
         rate = self.get(connection, number)
-        factors = factors_of(rate, rate.scale)
-        assert factors is not None
+        factors = self._factors.get(number)
+        if factors is None:
+            made = factors_of(rate, rate.scale)
+            assert made is not None
+            factors = self._factors[number] = made
         units = sum(factor * count for factor, count in zip(factors, counts, strict=True))
         with exact():
             return Decimal(units).scaleb(-rate.scale)

@@ -112,8 +112,6 @@ class RollupQuery:
     client: str | None = None
     posted_in: PeriodIndex | None = None
     """Only what that period bills, of whatever period it was used in."""
-    posted_through: PeriodIndex | None = None
-    """Only what that period or an earlier one bills: what was known when it was closed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
