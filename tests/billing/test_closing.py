@@ -523,3 +523,41 @@ async def test_accounting_programs_are_told_once_each() -> None:
     assert (waiting.number, waiting.target, waiting.step) == ("NW-000001", "stripe", "create")
     assert left == []
     assert done.remote_id == "in_456"
+
+
+async def test_who_has_no_plan_is_named_and_billed_nothing() -> None:
+    """Nobody is forgotten in silence."""
+    async with open_office(TOML, IN_OCTOBER) as office:
+        await october(office)
+        await use(office, "stranger-inc", 1_200_000, IN_OCTOBER)
+
+        closed = await office.meterctl("close", "2025-10")
+        shown = await office.meterctl("invoice", "stranger-inc", "2025-10")
+        found = await differences(office)
+
+    assert "no plan for them: stranger-inc (1,200,000 tokens)" in closed.out
+    assert "stranger-inc was not billed for 2025-10: nothing was owed" in shown.err
+    assert found == []
+
+
+async def test_periods_of_clients_with_an_anchor_are_closed_with_the_month_they_begin_in() -> None:
+    """The 15th to the 14th, when the last of them is over."""
+    toml = TOML + clients("managed", "mid-inc") + "anchor = 15\n"
+    async with open_office(toml, IN_OCTOBER) as office:
+        await october(office)
+        await use(office, "mid-inc", 1_000_000, IN_OCTOBER)
+        too_early = await office.meterctl("close", "2025-10")
+        office.clock.step(datetime(2025, 11, 18, tzinfo=UTC))
+
+        closed = await office.meterctl("close", "2025-10")
+        invoice = json.loads(
+            (await office.meterctl("invoice", "mid-inc", "2025-10", "--format", "json")).out
+        )
+        found = await differences(office)
+
+    assert "the period of mid-inc ends on 2025-11-15 00:00" in too_early.err
+    assert closed.code == 0
+    assert (invoice["first_day"], invoice["last_day"], invoice["total"]) == (
+        "2025-10-15", "2025-11-14", "2.60",
+    )  # fmt: skip
+    assert found == []

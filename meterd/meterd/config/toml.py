@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 FILE_BYTES_MAX = 8 * 2**20
 HOOK_TIMEOUT_MS_MAX = 60_000
 UNLISTED_IDS_LIMIT = 1_000_000
+SERIES_CHARACTERS_MAX = 12
 CLOSE_AFTER_HOURS_MAX = 31 * 24
 
 _SYNTAX = re.compile(
@@ -139,7 +140,7 @@ def _agency(file: Table) -> Agency:
         close_after_hours=table.whole("close_after_hours", 48, 0, CLOSE_AFTER_HOURS_MAX),
         thresholds=table.read("thresholds", thresholds) or DEFAULT_THRESHOLDS,
         target_margin=table.percent("target_margin", 0, 100),
-        invoice_series=table.text("invoice_series"),
+        invoice_series=table.read("invoice_series", _series) or "",
         address=table.text("address"),
         email=table.text("email"),
         tax_id=table.text("tax_id"),
@@ -172,6 +173,18 @@ def _currency(value: object) -> str:
         return name
     hint = f"; write {name.upper()}" if name.upper() in CURRENCIES else nearest(name, CURRENCIES)
     raise ValueError(f"{name!r} is no currency of ISO 4217{hint}")
+
+
+def _series(value: object) -> str:
+    """What numbers of invoices begin with: with six digits, and "CN-" before those of a credit
+    note, 21 characters, the least that accounting programs take."""
+    name = text(value)
+    if len(name) > SERIES_CHARACTERS_MAX or not name.isascii() or not name.isprintable():
+        raise ValueError(
+            f"{name!r} is no beginning of a number: at most {SERIES_CHARACTERS_MAX} printable "
+            'ASCII characters, as "NW-2026-"'
+        )
+    return name
 
 
 def _timezone(value: object) -> str:

@@ -11,7 +11,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from meterd.billing.contract import period_for, period_for_month
-from meterd.billing.period import day_of
+from meterd.billing.conversion import BOOK_CURRENCY, conversion_of
 from meterd.errors import InvalidRequest
 from meterd.money import exact, plain
 from meterd.service.status import streams
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from meterd.store.store import Store
     from meterd.store.values import RollupRow, StatusFigures
 
-BOOK_CURRENCY = "USD"
 MESSAGE_ROWS_MAX = 256
 """A row a message costs 75 µs on either side; ids of 128 characters keep it below 256 KiB."""
 
@@ -80,11 +79,8 @@ class RollupServicer(rollup_pb2_grpc.RollupServiceServicer):
 
 def currency_of(agency: Agency, period: Period) -> tuple[str, Decimal]:
     """The currency that costs of a period are shown in, and what a US dollar is in it."""
-    last_day = day_of(period.start, agency.zone)
-    known = [rate for rate in agency.exchange_rates if rate.from_day <= last_day]
-    if agency.currency == BOOK_CURRENCY or not agency.exchange_rates:
-        return BOOK_CURRENCY, Decimal(1)
-    return agency.currency, (known[-1] if known else agency.exchange_rates[0]).rate
+    conversion = conversion_of(agency, period)
+    return (agency.currency, conversion.rate) if conversion else (BOOK_CURRENCY, Decimal(1))
 
 
 def usage_of(sums: Sums, cost: Decimal, factor: Decimal) -> rollup_pb2.Usage:
