@@ -116,6 +116,11 @@ class _Batch(_Waiting["Sequence"]):
         return True
 
 
+def _has_batch(waiting: list[_Waiting[object]]) -> bool:
+    """Whether a batch is among them that wasn't refused: one behind a fault is only a gap."""
+    return any(isinstance(request, _Batch) and request.fault is None for request in waiting)
+
+
 class Writer:
     """Owns the write connection. Methods are for the event loop that made it."""
 
@@ -147,6 +152,7 @@ class Writer:
         self._is_closing = False
         self._told: list[Callable[[Committed], None]] = []
         self.storage_fault = ""
+        self._has_refused_batch = False
         self.ledger_id = LedgerId(b"")
         self.opening = 0
         self._engine: Engine | None = self._open()
@@ -282,8 +288,16 @@ class Writer:
         except Exception as fault:
             self._broken(waiting, fault)
         else:
-            self.storage_fault = ""
+            self._succeeded(waiting)
             self._answer(waiting, None, committed)
+
+    def _succeeded(self, waiting: list[_Waiting[object]]) -> None:
+        """All is well again; after records that found no room, not before records have found it.
+
+        On a full disk a small job still finds its page between two batches that don't.
+        """
+        if not self._has_refused_batch or _has_batch(waiting):
+            self.storage_fault, self._has_refused_batch = "", False
 
     def _take_all(self) -> list[_Waiting[object]]:
         """All that waits: without a database none of it can be done, nor may it spin here."""
@@ -381,6 +395,7 @@ class Writer:
         committed: Committed | None = None,
     ) -> None:
         if fault is not None:
+            self._has_refused_batch |= isinstance(fault, StorageFault) and _has_batch(waiting)
             for request in waiting:
                 request.fault = request.fault or fault
         if waiting or committed:
