@@ -50,7 +50,8 @@ bench: install
 # docs/reliability.md has what came out last. make torture ROUNDS=20 SEED=7 SCHEDULES=100
 torture: install
 	@$(PYTHON) -W ignore -m tests.delivery.torture --rounds $(or $(ROUNDS),200) $(if $(SEED),--seed $(SEED))
-	@METERD_SIMULATION_SEEDS=$(or $(SCHEDULES),500) $(PYTHON) -m pytest -q -n 2 tests/delivery/simulation
+	@METERD_SIMULATION_SEEDS=$(or $(SCHEDULES),500) METERD_FORKS=300 $(PYTHON) -m pytest -q -n 2 \
+	    --timeout 1200 tests/delivery/simulation tests/delivery/test_fork.py
 
 # docs/quotas.md has what came out last. make quota-storm ROUNDS=8 SEED=7
 quota-storm: install

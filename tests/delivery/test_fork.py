@@ -15,7 +15,7 @@ from tests.support.network import Ledger, serving
 if TYPE_CHECKING:
     from pathlib import Path
 
-CHILDREN = 24
+CHILDREN = int(os.environ.get("METERD_FORKS", "24"))
 
 
 def test_every_child_of_a_streaming_parent_is_counted(root: Path) -> None:
