@@ -106,16 +106,19 @@ def test_a_client_over_its_hard_quota_is_refused_and_its_other_pages_work(
 
     with served_app("examples.fastapi_app:app", environment(provider, daemon)) as server:
         url, headers = url_of(server), {"Authorization": "Bearer tech"}
-        answers = [
-            httpx2.post(
-                url + "/lead-qualification/score",
-                json={"text": "word " * 9_000},
-                headers=headers,
-                trust_env=False,
-                timeout=WITHIN_S,
+        # A call that the daemon did not decide in time goes on (`on_unreachable = "allow"`), so a
+        # busy machine may let some through; one of the next is refused all the same.
+        answers = []
+        while len(answers) < 20 and (not answers or answers[-1].status_code == 200):
+            answers.append(
+                httpx2.post(
+                    url + "/lead-qualification/score",
+                    json={"text": "word " * 9_000},
+                    headers=headers,
+                    trust_env=False,
+                    timeout=WITHIN_S,
+                )
             )
-            for _ in range(3)
-        ]
         home = httpx2.get(url + "/", headers=headers, trust_env=False, timeout=WITHIN_S)
 
     assert answers[0].status_code == 200
