@@ -108,7 +108,7 @@ def test_a_client_over_its_hard_quota_is_refused_and_its_other_pages_work(
         url, headers = url_of(server), {"Authorization": "Bearer tech"}
         # A call that the daemon did not decide in time goes on (`on_unreachable = "allow"`), so a
         # busy machine may let some through; one of the next is refused all the same.
-        answers = []
+        answers: list[httpx2.Response] = []
         while len(answers) < 20 and (not answers or answers[-1].status_code == 200):
             answers.append(
                 httpx2.post(
