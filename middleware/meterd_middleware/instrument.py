@@ -11,10 +11,11 @@ factories, the module-level clients of openai and ollama.
 
 from __future__ import annotations
 
+import importlib
 import logging
 import sys
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from meterd_middleware.errors import CannotInstrument
 from meterd_middleware.imports import after_import
@@ -53,8 +54,8 @@ _NAMES = (
 )
 
 _BY_HAND = {
-    "botocore": "boto3 goes through urllib3",
-    "boto3": "boto3 goes through urllib3",
+    "botocore": "only a client of boto3 can, as boto3.client('bedrock-runtime') makes it",
+    "boto3": "only a client of boto3 can, as boto3.client('bedrock-runtime') makes it",
     "requests": "requests goes through urllib3",
     "aiohttp": "aiohttp is a library of its own",
     "xai_sdk": "xai-sdk goes through gRPC",
@@ -70,7 +71,8 @@ def instrument(client: Client, *, meter: Meter, account: str = "") -> Client:
 
     Args:
         client: a client of openai, anthropic, google-genai, mistralai, cohere, groq, together,
-            ollama, huggingface_hub, langchain, pydantic-ai, openai-agents, httpx or httpx2;
+            ollama, huggingface_hub, boto3 (Bedrock), langchain, pydantic-ai, openai-agents,
+            httpx or httpx2;
             also the modules `openai`, `ollama` and `huggingface_hub`, whose functions use a
             client of their own.
         account: labels the provider's key in the records, for reconciling with its bill.
@@ -149,6 +151,12 @@ class _Found:
         self.look(asynchronous)
         options.httpx_async_client = asynchronous
 
+    def boto3(self, client: Any) -> None:
+        """boto3: its client's session, which goes through urllib3."""
+        shells = importlib.import_module("meterd_middleware.boto3")
+        shells.meter_client(client, self._meter, self._account)
+        self.clients += 1
+
     def openai_module(self, module: Any) -> None:
         """`openai.chat.completions.create(...)`: the module's client, made at the first call."""
         made = getattr(module, "_client", None)
@@ -176,6 +184,7 @@ class _Found:
 
 
 _SPECIAL: dict[str, Callable[[_Found, Any], None]] = {
+    "botocore.client.BaseClient": _Found.boto3,
     "google.genai._api_client.BaseApiClient": _Found.google_genai,
     "openai": _Found.openai_module,
     "huggingface_hub": _Found.huggingface,
@@ -215,12 +224,20 @@ def _why_not(client: object) -> str:
     )
 
 
+class _Patch(Protocol):
+    """One library's clients, all of them metered."""
+
+    meter: Meter
+
+    def undo(self) -> None: ...
+
+
 class Instrumentation:
     """What `instrument_all` has done; `undo()` takes it back. Also a context manager."""
 
     def __init__(self, meter: Meter) -> None:
         self._meter = meter
-        self._patches: list[ClassPatch] = []
+        self._patches: list[_Patch] = []
         self._undo: list[Callable[[], None]] = []
         self._libraries: set[int] = set()
 
@@ -228,6 +245,7 @@ class Instrumentation:
         """Patch what is imported, and the rest as soon as it will be."""
         for name in FAMILIES:
             self._undo.append(after_import(name, self._patch))
+        self._undo.append(after_import("botocore.httpsession", self._patch_boto3))
         self._undo.append(after_import("google.genai._api_client", self._turn_google_to_httpx))
 
     def change_meter(self, meter: Meter) -> None:
@@ -240,6 +258,10 @@ class Instrumentation:
         if id(library) not in self._libraries:  # httpx may be an alias of httpx2
             self._libraries.add(id(library))
             self._patches.append(ClassPatch(library, self._meter))
+
+    def _patch_boto3(self, _: ModuleType) -> None:
+        shells = importlib.import_module("meterd_middleware.boto3")
+        self._patches.append(shells.SessionPatch(self._meter))
 
     def _turn_google_to_httpx(self, module: Any) -> None:
         """Async google-genai prefers aiohttp, which we don't see, wherever that is installed."""

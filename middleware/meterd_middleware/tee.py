@@ -140,6 +140,13 @@ _ENDINGS = {
     "ProxyError": Ending.NOT_SENT,
     "UnsupportedProtocol": Ending.NOT_SENT,
     "LocalProtocolError": Ending.NOT_SENT,
+    "ConnectTimeoutError": Ending.NOT_SENT_IN_TIME,  # botocore's and urllib3's
+    "EndpointConnectionError": Ending.NOT_SENT,
+    "ProxyConnectionError": Ending.NOT_SENT,
+    "SSLError": Ending.NOT_SENT,
+    "ReadTimeoutError": Ending.TIMED_OUT,
+    "ConnectionTimeoutError": Ending.NOT_SENT_IN_TIME,  # aiohttp's
+    "ClientConnectorError": Ending.NOT_SENT,
     "TimeoutException": Ending.TIMED_OUT,
     "TimeoutError": Ending.TIMED_OUT,
 }
