@@ -104,7 +104,7 @@ class Intake:
         if len(body) <= SIZED_BYTES_MAX:
             tokens = len(body) // BYTES_A_TOKEN
         else:
-            tokens = estimate.input_tokens(call, body)
+            tokens = estimate.rough_input_tokens(call, body)
         sent.reserved_input_tokens = tokens + sent.chain_tokens
         key = (sent.tags.client, call.request_model)
         calls = self._calls_by_model.get(key, 0)

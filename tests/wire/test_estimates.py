@@ -71,8 +71,14 @@ def test_what_passed_of_a_reply_is_at_least_one_token() -> None:
     assert estimate.output_tokens(TextSeen(), call) == 0
 
 
+def test_digits_count_by_threes_and_letters_with_accents_by_themselves() -> None:
+    """As tokenizers cut them."""
+    assert characters_of("a1234 56\n") == {"latin": 1, "space": 1, "line": 1, "number": 3}
+    assert characters_of("zażółć 12345") == {"latin": 2, "accent": 4, "space": 1, "number": 2}
+
+
 def test_each_script_is_told_apart() -> None:
     """A character of Chinese is most of a token, one of English a fifth."""
     assert characters_of("abc 你好 привет かな 한글 مرحبا") == {
-        "latin": 8, "han": 2, "cyrillic": 6, "kana": 2, "hangul": 2, "arabic": 5,
+        "latin": 3, "space": 5, "han": 2, "cyrillic": 6, "kana": 2, "hangul": 2, "arabic": 5,
     }  # fmt: skip

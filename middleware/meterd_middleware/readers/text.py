@@ -21,7 +21,7 @@ TEXT_KEPT_CHARACTERS_MAX = 256 * 1024
 _TEXT = re.compile(
     rb'"(?:content|text|reasoning_content|reasoning|thinking|partial_json|arguments|delta|refusal'
     rb'|name|response|transcript|generated_text|tool_plan|output_text|code|query)"'
-    rb'\s*:\s*"([^"\\]*(?:\\.[^"\\]*)*)"',
+    rb'\s*:\s*"([^"\\]*+(?:\\.[^"\\]*+)*+)"',
     re.DOTALL,
 )
 
@@ -29,8 +29,9 @@ keep_text = False
 """Set by estimate.py where tiktoken is installed: the text is then counted exactly."""
 
 _RANGES: tuple[tuple[int, int, str], ...] = (
-    (0x0080, 0x024F, "latin"),
-    (0x0250, 0x036F, "other"),
+    (0x0080, 0x024F, "accent"),
+    (0x0250, 0x02FF, "other"),
+    (0x0300, 0x036F, "accent"),
     (0x0370, 0x03FF, "greek"),
     (0x0400, 0x052F, "cyrillic"),
     (0x0530, 0x058F, "other"),
@@ -39,6 +40,8 @@ _RANGES: tuple[tuple[int, int, str], ...] = (
     (0x0900, 0x0DFF, "indic"),
     (0x0E00, 0x0EFF, "thai"),
     (0x1100, 0x11FF, "hangul"),
+    (0x1E00, 0x1EFF, "accent"),
+    (0x1F00, 0x1FFF, "greek"),
     (0x2000, 0x2BFF, "symbol"),
     (0x3000, 0x303F, "han"),
     (0x3040, 0x30FF, "kana"),
@@ -87,28 +90,60 @@ class TextCounter:
 
 
 def characters_of(text: str) -> dict[str, int]:
-    """How many characters of each script a text has; digits and marks by themselves."""
+    """How many characters of each kind a text has: letters by script, blanks, line ends, marks.
+
+    Digits count by groups of at most three, which is how tokenizers cut them.
+    """
     if text.isascii():
-        marks = len(text.encode("ascii").translate(None, _LETTERS_AND_SPACE))
-        return {"latin": len(text) - marks, "mark": marks} if marks else {"latin": len(text)}
-    by_script: dict[str, int] = {}
+        return _ascii_characters_of(text.encode("ascii"))
+    kinds: dict[str, int] = {}
     for letter, number in Counter(text).items():
-        script = _script_of(letter)
-        by_script[script] = by_script.get(script, 0) + number
-    return by_script
+        kind = _kind_of(letter)
+        kinds[kind] = kinds.get(kind, 0) + number
+    if kinds.pop("digit", 0):
+        kinds["number"] = _groups_of_digits(text.encode("utf-8", "replace"))
+    return kinds
 
 
-_LETTERS_AND_SPACE = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ \t\r\n"
+_LETTERS = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_ONLY_DIGITS = bytes(code if 0x30 <= code <= 0x39 else 0x20 for code in range(256))
 
 
-def _script_of(letter: str) -> str:
+def _ascii_characters_of(text: bytes) -> dict[str, int]:
+    rest = text.translate(None, _LETTERS)
+    blanks, lines = rest.count(b" ") + rest.count(b"\t"), rest.count(b"\n") + rest.count(b"\r")
+    marks = len(rest.translate(None, b" \t\n\r0123456789"))
+    kinds = {"latin": len(text) - len(rest)}
+    if blanks:
+        kinds["space"] = blanks
+    if lines:
+        kinds["line"] = lines
+    if marks:
+        kinds["mark"] = marks
+    if len(rest) > blanks + lines + marks:
+        kinds["number"] = _groups_of_digits(text)
+    return kinds
+
+
+def _groups_of_digits(text: bytes) -> int:
+    return sum((len(run) + 2) // 3 for run in text.translate(_ONLY_DIGITS).split())
+
+
+def _kind_of(letter: str) -> str:
     code = ord(letter)
     if code < 0x80:
-        return "latin" if letter.isalpha() or letter.isspace() else "mark"
-    for first, last, script in _RANGES:
+        if letter.isalpha():
+            return "latin"
+        if letter.isdigit():
+            return "digit"
+        return _BLANKS.get(letter, "mark")
+    for first, last, kind in _RANGES:
         if first <= code <= last:
-            return script
+            return kind
     return "other"
+
+
+_BLANKS = {" ": "space", "\t": "space", "\n": "line", "\r": "line"}
 
 
 def _unescaped(raw: bytes) -> str:
