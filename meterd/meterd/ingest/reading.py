@@ -18,7 +18,13 @@ from google.protobuf.message import DecodeError
 from meterd.errors import BatchBroken
 from meterd.ids import UNATTRIBUTED, ProducerId, Sequence
 from meterd.ingest.placing import place
-from meterd.ingest.quarantine import COLUMNS, suspects, why_not_kept, why_unknown
+from meterd.ingest.quarantine import (
+    COLUMNS,
+    NAME_CHARACTERS_MAX,
+    suspects,
+    why_not_kept,
+    why_unknown,
+)
 from meterd.store.batch import Kind, PlacedBatch, Quarantined, Rare
 from meterd.store.ledger_row import PLAIN
 from meterd_proto.v1 import usage_pb2
@@ -233,6 +239,8 @@ class _Names(NamedTuple):
     tag: Column[int]
     kind: Column[int]
     lease: Column[int] | None
+    characters_max: int
+    """Of the longest name: looking at each would take longer than all else of them."""
 
 
 def _names(batch: usage_pb2.Batch, dimension: list[int]) -> _Names:
@@ -262,6 +270,7 @@ def _names_in_columns(batch: usage_pb2.Batch, dimension: list[int], strings: lis
         tag,
         dimension,
         list(map([0, *batch.leases].__getitem__, lease)) if lease else None,
+        max(map(len, strings)),
     )
 
 
@@ -292,6 +301,7 @@ def _names_in_dimensions(
         list(map(tag_of.__getitem__, dimension)),
         list(map(kind_of.__getitem__, dimension)),
         list(map(leases.__getitem__, dimension)) if any(leases) else None,
+        max(map(len, strings)),
     )
 
 
@@ -315,7 +325,11 @@ def _kind(message: usage_pb2.Dimensions, strings: list[str]) -> Kind:
 def _unnameable(names: _Names) -> dict[int, str]:
     """Positions whose names can't be kept."""
     bad_kinds = {at: why for at, kind in enumerate(names.kinds) if (why := why_unknown(kind))}
-    bad_tags = {at: why for at, tag in enumerate(names.tags) if (why := why_not_kept(tag))}
+    bad_tags = (
+        {}
+        if names.characters_max <= NAME_CHARACTERS_MAX
+        else {at: why for at, tag in enumerate(names.tags) if (why := why_not_kept(tag))}
+    )
     if not bad_kinds and not bad_tags:
         return {}
     return {

@@ -23,6 +23,7 @@ from meterd.store.batch import Kind
 
 if TYPE_CHECKING:
     import sqlite3
+    from collections.abc import Iterable
 
 FACTOR_SCALE = 12
 """Decimals of a factor in `rate_factors`: 0.000001 dollars per 1,000,000 tokens."""
@@ -107,6 +108,11 @@ class Interning:
             tag = Tag(tag_id, number, client, project)
             self._tags[client, project] = self.names.tags[tag_id] = tag
         return tag
+
+    def tags(self, names: Iterable[tuple[str, str]]) -> list[Tag]:
+        """The tags of these (client, project), made where they are new."""
+        known = self._tags
+        return [known.get(pair) or self.tag(*pair) for pair in names]
 
     def client(self, name: str) -> int:
         """A client's number; made if it is new."""

@@ -23,7 +23,6 @@ from meterd.store.rate_column import rate_column
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterable
     from collections.abc import Sequence as Column
 
     from meterd.store.batch import PlacedBatch, Quarantined
@@ -35,11 +34,14 @@ if TYPE_CHECKING:
     from meterd.store.quotes import Quotes
     from meterd.store.runs import Runs
 
-_INSERT = (
-    "INSERT INTO ledger (tag, kind, billed_at_ms, duration_ms, input_tokens, cache_read_tokens, "
-    "output_tokens, reasoning_tokens, input_bytes, rate, rest) "
-    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_COLUMNS = (
+    "tag, kind, billed_at_ms, duration_ms, input_tokens, cache_read_tokens, output_tokens, "
+    "reasoning_tokens, input_bytes, rate"
 )
+_INSERT = f"INSERT INTO ledger ({_COLUMNS}, rest) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_INSERT_PLAIN = f"INSERT INTO ledger ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+"""For batches without anything rare: `sqlite3` looks for an adapter of each None it is given,
+which costs 0.2 µs a row."""
 
 
 class Ledger:
@@ -97,7 +99,7 @@ class Ledger:
         self._producers.seen(producer, batch)
         if known < len(batch):
             batch = batch.between(known, len(batch))
-            tags = [self._interning.tag(client, project) for client, project in batch.tags]
+            tags = self._interning.tags(batch.tags)
             kinds = [self._interning.kind(kind) for kind in batch.kinds]
             start = 0
             for kept in batch.quarantined:
@@ -172,8 +174,9 @@ class Ledger:
         none = repeat(0)
         tag_ids = [tag.id for tag in tags]
         kind_ids = [kind.id for kind in kinds]
+        rest = (self._rest(batch),) if batch.rare else ()
         self._connection.executemany(
-            _INSERT,
+            _INSERT if batch.rare else _INSERT_PLAIN,
             zip(
                 map(tag_ids.__getitem__, batch.tag),
                 map(kind_ids.__getitem__, batch.kind),
@@ -185,7 +188,7 @@ class Ledger:
                 batch.reasoning_tokens or none,
                 batch.input_bytes or none,
                 rates := rate_column(batch, tags, kinds, self._quotes),
-                self._rest(batch),
+                *rest,
                 strict=False,
             ),
         )
@@ -275,9 +278,7 @@ class Ledger:
             self._leases.shift(place.client, place.tag, model, periods, tokens)
 
     @staticmethod
-    def _rest(batch: PlacedBatch) -> Iterable[bytes | None]:
-        if not batch.rare:
-            return repeat(None)
+    def _rest(batch: PlacedBatch) -> list[bytes | None]:
         rest: list[bytes | None] = [None] * len(batch)
         for at, rare in batch.rare.items():
             rest[at] = pack(rare, batch.billed_at_ms[at])

@@ -57,6 +57,11 @@ class Quotes:
         """Drop what is in memory: rate numbers of a rolled back transaction are none."""
         self._known.clear()
 
+    @property
+    def has_any_own(self) -> bool:
+        """Whether any client has prices of its own."""
+        return bool(self._own_clients)
+
     def has_own(self, client: str) -> bool:
         """Whether a client has prices of its own."""
         return client in self._own_clients

@@ -77,8 +77,8 @@ def _to_look_at(
     positions = set(batch.rare)
     if special:
         positions.update(at for at, kind in enumerate(batch.kind) if kind in special)
-    own = {at for at, tag in enumerate(tags) if quotes.has_own(tag.client_name)}
-    if own:
+    if quotes.has_any_own:
+        own = {at for at, tag in enumerate(tags) if quotes.has_own(tag.client_name)}
         positions.update(at for at, tag in enumerate(batch.tag) if tag in own)
     return positions
 
