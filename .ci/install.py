@@ -38,7 +38,12 @@ def main() -> int:
 def _fingerprint() -> str:
     """What the environment is made of; the checkout's place counts, since installs are editable."""
     digest = hashlib.sha256(f"{ROOT}\n{sys.version}\n".encode())
-    for name in ("constraints.txt", *(f"{d}/pyproject.toml" for d in DISTRIBUTIONS)):
+    decisive = (
+        ".ci/install.py",
+        "constraints.txt",
+        *(f"{d}/pyproject.toml" for d in DISTRIBUTIONS),
+    )
+    for name in decisive:
         digest.update((ROOT / name).read_bytes())
     return digest.hexdigest()
 
@@ -68,8 +73,15 @@ def _install(wanted: str) -> int:
             print(done.stdout + done.stderr, file=sys.stderr)
             print("the installation failed; nothing was marked as installed", file=sys.stderr)
             return done.returncode
+    _make_the_checkout_importable()
     STAMP.write_text(wanted)
     return 0
+
+
+def _make_the_checkout_importable() -> None:
+    """So that `python benchmarks/call.py` finds its neighbours from whatever directory."""
+    for packages in VENV.glob("lib/python*/site-packages"):
+        (packages / "meterd_workspace.pth").write_text(f"{ROOT}\n")
 
 
 if __name__ == "__main__":
