@@ -49,7 +49,7 @@ elif ending == "at once":
 ENDINGS = {
     "sigterm": -signal.SIGTERM,
     "sigterm, handled": 0,
-    "sigint": 1,
+    "sigint": -signal.SIGINT,
     "sigkill": -signal.SIGKILL,
     "close": 0,
     "exit": 0,
@@ -103,6 +103,8 @@ def test_an_app_may_end_as_it_likes(daemon: Daemon, target: str, ending: str) ->
         process.send_signal(getattr(signal, ending.split(",")[0].upper()))
     process.communicate(timeout=BOUND_S)
 
-    assert process.returncode == ENDINGS[ending]
+    # Python forgets that Ctrl-C ended it where another thread imports just then; ours may be
+    # at grpc, a moment after the first record.
+    assert process.returncode in (ENDINGS[ending], 1 if ending == "sigint" else ENDINGS[ending])
     assert until(lambda: name in rollup(daemon))
     assert until(lambda: rollup(daemon)[name].requests == RECORDS)
