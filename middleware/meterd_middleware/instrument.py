@@ -57,7 +57,7 @@ _BY_HAND = {
     "botocore": "only a client of boto3 can, as boto3.client('bedrock-runtime') makes it",
     "boto3": "only a client of boto3 can, as boto3.client('bedrock-runtime') makes it",
     "requests": "requests goes through urllib3",
-    "aiohttp": "aiohttp is a library of its own",
+    "aiohttp": "only an aiohttp.ClientSession can",
     "xai_sdk": "xai-sdk goes through gRPC",
     "litellm": "litellm makes its clients itself, a provider at a time",
 }
@@ -72,7 +72,7 @@ def instrument(client: Client, *, meter: Meter, account: str = "") -> Client:
     Args:
         client: a client of openai, anthropic, google-genai, mistralai, cohere, groq, together,
             ollama, huggingface_hub, boto3 (Bedrock), langchain, pydantic-ai, openai-agents,
-            httpx or httpx2;
+            httpx, httpx2 or aiohttp;
             also the modules `openai`, `ollama` and `huggingface_hub`, whose functions use a
             client of their own.
         account: labels the provider's key in the records, for reconciling with its bill.
@@ -138,14 +138,18 @@ class _Found:
         client._inner_client_cls = metered_client
 
     def google_genai(self, api_client: Any) -> None:
-        """google-genai: its async calls are turned from aiohttp, which we don't see, to httpx."""
+        """google-genai: its async calls are turned from aiohttp, which it makes late, to httpx."""
         self.look(api_client._httpx_client)
         asynchronous = getattr(api_client, "_async_httpx_client", None)
         options = api_client._http_options
-        if asynchronous is None or getattr(options, "aiohttp_client", None) is not None:
+        session = getattr(options, "aiohttp_client", None)
+        if session is not None:
+            self.look(session)
+            return
+        if asynchronous is None:
             logger.warning(
-                "meterd: the async calls of this google-genai client go through aiohttp and are "
-                "not metered: make it without aiohttp_client or async credentials"
+                "meterd: the async calls of this google-genai client go through a session that "
+                "it makes itself and are not metered: make it without async credentials"
             )
             return
         self.look(asynchronous)
@@ -155,6 +159,12 @@ class _Found:
         """boto3: its client's session, which goes through urllib3."""
         shells = importlib.import_module("meterd_middleware.boto3")
         shells.meter_client(client, self._meter, self._account)
+        self.clients += 1
+
+    def aiohttp(self, session: Any) -> None:
+        """A session of aiohttp."""
+        shells = importlib.import_module("meterd_middleware.aiohttp")
+        shells.meter_session(session, self._meter, self._account)
         self.clients += 1
 
     def openai_module(self, module: Any) -> None:
@@ -185,6 +195,7 @@ class _Found:
 
 _SPECIAL: dict[str, Callable[[_Found, Any], None]] = {
     "botocore.client.BaseClient": _Found.boto3,
+    "aiohttp.client.ClientSession": _Found.aiohttp,
     "google.genai._api_client.BaseApiClient": _Found.google_genai,
     "openai": _Found.openai_module,
     "huggingface_hub": _Found.huggingface,
@@ -246,6 +257,7 @@ class Instrumentation:
         for name in FAMILIES:
             self._undo.append(after_import(name, self._patch))
         self._undo.append(after_import("botocore.httpsession", self._patch_boto3))
+        self._undo.append(after_import("aiohttp", self._patch_aiohttp))
         self._undo.append(after_import("google.genai._api_client", self._turn_google_to_httpx))
 
     def change_meter(self, meter: Meter) -> None:
@@ -261,6 +273,10 @@ class Instrumentation:
 
     def _patch_boto3(self, _: ModuleType) -> None:
         shells = importlib.import_module("meterd_middleware.boto3")
+        self._patches.append(shells.SessionPatch(self._meter))
+
+    def _patch_aiohttp(self, _: ModuleType) -> None:
+        shells = importlib.import_module("meterd_middleware.aiohttp")
         self._patches.append(shells.SessionPatch(self._meter))
 
     def _turn_google_to_httpx(self, module: Any) -> None:

@@ -12,6 +12,7 @@ The response is the inner transport's own object; its `stream` alone is replaced
 from __future__ import annotations
 
 import zlib
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Self
 
 from meterd_middleware.errors import CannotInstrument
@@ -30,6 +31,10 @@ _METHODS = frozenset({"POST", "GET"})
 ERROR_BYTES_MAX = 64 * 1024
 """How much of a 400 or 422 is read to see whether it names what we added."""
 
+
+inside: ContextVar[bool] = ContextVar("meterd_inside", default=False)
+"""Set while a metered transport sends through a library that may be metered itself: litellm's
+and httpx-aiohttp's transports send through aiohttp."""
 
 FORM_FIELD_BYTES_MAX = 200
 """Of a multipart form, how long a field may be that is looked at: the model, `stream`."""
@@ -52,6 +57,7 @@ class Shell:
         self.inner = inner
         self.account = account
         self.strips_always = always
+        self._nests = not type(inner).__module__.startswith(("httpx.", "httpx2."))
 
     def given(self, request: Any) -> Given | None:
         """What `Exchanges.begin` wants to know of a request; None: look no further."""
@@ -296,7 +302,10 @@ class AsyncShell(Shell):
             return self._response(429, headers=fields, content=body)
         try:
             sent = self.outgoing(request, given, exchange)
-            response = await self.inner.handle_async_request(sent)
+            if self._nests:
+                response = await self._send_inside(sent)
+            else:
+                response = await self.inner.handle_async_request(sent)
             if exchange.new_body is not None and response.status_code in (400, 422):
                 response = await self._refused_usage(request, given, exchange, response)
         except GeneratorExit:  # the coroutine was dropped while it waited
@@ -308,6 +317,17 @@ class AsyncShell(Shell):
         if head(exchange, response):
             response.stream = self._tee(response.stream, exchange)
         return response
+
+    async def _send_inside(self, request: Any) -> Any:
+        """Send through a transport that is made of another library."""
+        token = inside.set(True)
+        try:
+            return await self.inner.handle_async_request(request)
+        finally:
+            try:
+                inside.reset(token)
+            except ValueError:  # closed by the garbage collector, in another context
+                pass
 
     async def _refused_usage(
         self, request: Any, given: Given, exchange: Exchange, response: Any

@@ -7,7 +7,6 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 import agents
-import aiohttp
 import huggingface_hub
 import openai
 import pytest
@@ -139,7 +138,7 @@ def test_the_module_level_functions_of_openai(
 async def test_googles_async_client_is_turned_from_aiohttp_to_httpx(
     meter: RecordingMeter, provider: Provider
 ) -> None:
-    """aiohttp, which it prefers where that is installed, is not seen by a transport."""
+    """aiohttp, which it prefers where that is installed, gets its session late."""
     client = genai.Client(
         api_key="k", http_options=types.HttpOptions(base_url=provider.base_url("gemini"))
     )
@@ -151,24 +150,6 @@ async def test_googles_async_client_is_turned_from_aiohttp_to_httpx(
 
     counted(meter, provider, 1)
     await client.aio.aclose()
-
-
-async def test_a_google_client_with_its_own_aiohttp_session_says_what_is_not_metered(
-    meter: RecordingMeter, provider: Provider, caplog: pytest.LogCaptureFixture
-) -> None:
-    async with aiohttp.ClientSession() as session:
-        client = genai.Client(
-            api_key="k",
-            http_options=types.HttpOptions(
-                base_url=provider.base_url("gemini"), aiohttp_client=session
-            ),
-        )
-        instrument(client, meter=meter)
-        client.models.generate_content(model="gemini-2.5-flash", contents="hi")
-
-    counted(meter, provider, 1)
-    assert "not metered" in caplog.text
-    client.close()
 
 
 async def test_hugging_faces_async_clients_are_made_anew_and_metered(

@@ -110,9 +110,9 @@ def test_copies_of_a_client_share_its_metering(meter: RecordingMeter, provider: 
 @pytest.mark.parametrize(
     ("thing", "reason"),
     [
-        (lambda: boto3.client("bedrock-runtime", region_name="us-east-1"), "urllib3"),
+        (lambda: boto3, "boto3.client('bedrock-runtime')"),
         (requests.Session, "urllib3"),
-        (lambda: aiohttp, "a library of its own"),
+        (lambda: aiohttp, "only an aiohttp.ClientSession can"),
         (object, "holds no httpx or httpx2 client"),
         (lambda: "not a client", "holds no httpx or httpx2 client"),
     ],
