@@ -139,7 +139,7 @@ def test_a_batch_out_of_order_is_told_where_the_ledger_stands(daemon: Daemon, go
     """Nothing of it is taken; the next stream begins at the watermark."""
     producer = os.urandom(16)
 
-    answers, ended = ship(
+    _, ended = ship(
         daemon,
         hello(producer),
         batch(used("ordered", NOW), first_sequence=1),

@@ -20,12 +20,13 @@ import sqlite3
 import threading
 from collections import deque
 from functools import partial
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from meterd.errors import BatchBroken, MeterdError, Refused, StorageFault, Unavailable
 from meterd.ids import LedgerId
 from meterd.store import refold
 from meterd.store.engine import Engine
+from meterd.store.waiting import BatchJob, Job, Waiting, has_batch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,74 +54,6 @@ WAITING_MAX = 8_192
 T = TypeVar("T")
 
 
-class _Waiting(Generic[T]):
-    """A request that waits for its transaction, and the future that its sender awaits."""
-
-    __slots__ = ("answer", "fault", "future", "is_alone", "is_hurried")
-
-    def __init__(
-        self, future: asyncio.Future[T], *, is_alone: bool = False, is_hurried: bool = False
-    ) -> None:
-        self.future = future
-        self.is_alone = is_alone
-        self.is_hurried = is_hurried
-        self.answer: T | None = None
-        self.fault: BaseException | None = None
-
-    def run(self, engine: Engine) -> T:
-        """Do what was asked, within the transaction."""
-        raise NotImplementedError
-
-
-class _Job(_Waiting[T]):
-    """A function that waits."""
-
-    __slots__ = ("job",)
-
-    def __init__(
-        self,
-        job: Callable[[Engine], T],
-        future: asyncio.Future[T],
-        *,
-        is_alone: bool,
-        is_hurried: bool,
-    ) -> None:
-        super().__init__(future, is_alone=is_alone, is_hurried=is_hurried)
-        self.job = job
-
-    def run(self, engine: Engine) -> T:
-        return self.job(engine)
-
-
-class _Batch(_Waiting["Sequence"]):
-    """A batch that waits."""
-
-    __slots__ = ("batch",)
-
-    def __init__(self, batch: UnreadBatch, future: asyncio.Future[Sequence]) -> None:
-        super().__init__(future)
-        self.batch = batch
-
-    def run(self, engine: Engine) -> Sequence:
-        return engine.ledger.add(self.batch.read())
-
-    def set_aside(self, reason: str) -> bool:
-        """Go on with the batch's one record as bytes for the quarantine; False: it has more."""
-        try:
-            kept = self.batch.set_aside(reason)
-        except Exception:  # the bug reaches even here: its sender is told, and keeps the segment
-            return False
-        if kept is None:
-            return False
-        self.batch = kept
-        return True
-
-
-def _has_batch(waiting: list[_Waiting[object]]) -> bool:
-    """Whether a batch is among them that wasn't refused: one behind a fault is only a gap."""
-    return any(isinstance(request, _Batch) and request.fault is None for request in waiting)
-
-
 class Writer:
     """Owns the write connection. Methods are for the event loop that made it."""
 
@@ -144,8 +77,8 @@ class Writer:
         self._rows_max = rows_max
         self._claim = claim
         self._loop = asyncio.get_running_loop()
-        self._ordered: deque[_Waiting[object]] = deque()
-        self._first: deque[_Waiting[object]] = deque()
+        self._ordered: deque[Waiting[object]] = deque()
+        self._first: deque[Waiting[object]] = deque()
         self._hurried_at_ns = -HURRY_NS
         self._notes: deque[Callable[[Engine], None]] = deque()
         self._ready = threading.Condition()
@@ -167,7 +100,7 @@ class Writer:
     async def commit(self, batch: UnreadBatch) -> Sequence:
         """Add a batch; the answer comes after the commit."""
         future: asyncio.Future[Sequence] = self._loop.create_future()
-        return await self._enqueue(_Batch(batch, future), self._ordered)
+        return await self._enqueue(BatchJob(batch, future), self._ordered)
 
     async def run(
         self,
@@ -185,7 +118,7 @@ class Writer:
             hurried: an app's call waits for it, and for those that will follow.
         """
         future: asyncio.Future[T] = self._loop.create_future()
-        waiting = _Job(job, future, is_alone=alone, is_hurried=hurried)
+        waiting = Job(job, future, is_alone=alone, is_hurried=hurried)
         return await self._enqueue(waiting, self._ordered if after_batches else self._first)
 
     def note(self, job: Callable[[Engine], None]) -> None:
@@ -221,7 +154,7 @@ class Writer:
             self._ready.notify()
         await asyncio.to_thread(self._thread.join)
 
-    async def _enqueue(self, waiting: _Waiting[T], queue: deque[_Waiting[object]]) -> T:
+    async def _enqueue(self, waiting: Waiting[T], queue: deque[Waiting[object]]) -> T:
         with self._ready:
             if self._is_closing:
                 raise Unavailable("meterd is stopping")
@@ -267,7 +200,7 @@ class Writer:
 
     def _transaction(self) -> None:
         """One transaction with what has gathered."""
-        waiting: list[_Waiting[object]] = []
+        waiting: list[Waiting[object]] = []
         try:
             engine = self._engine = self._engine or self._open()
             engine.begin(self._now_ms())
@@ -291,15 +224,15 @@ class Writer:
             self._succeeded(waiting)
             self._answer(waiting, None, committed)
 
-    def _succeeded(self, waiting: list[_Waiting[object]]) -> None:
+    def _succeeded(self, waiting: list[Waiting[object]]) -> None:
         """All is well again; after records that found no room, not before records have found it.
 
         On a full disk a small job still finds its page between two batches that don't.
         """
-        if not self._has_refused_batch or _has_batch(waiting):
+        if not self._has_refused_batch or has_batch(waiting):
             self.storage_fault, self._has_refused_batch = "", False
 
-    def _take_all(self) -> list[_Waiting[object]]:
+    def _take_all(self) -> list[Waiting[object]]:
         """All that waits: without a database none of it can be done, nor may it spin here."""
         with self._ready:
             waiting = [*self._first, *self._ordered]
@@ -307,7 +240,7 @@ class Writer:
             self._ordered.clear()
         return waiting
 
-    def _gather(self, engine: Engine, waiting: list[_Waiting[object]]) -> None:
+    def _gather(self, engine: Engine, waiting: list[Waiting[object]]) -> None:
         """Run what waits, until the transaction is full, or somebody is in a hurry."""
         rows_end = engine.runs.next_row + self._rows_now()
         is_full = False
@@ -336,14 +269,14 @@ class Writer:
             self._notes.popleft()(engine)
 
     @staticmethod
-    def _run(engine: Engine, request: _Waiting[object]) -> None:
+    def _run(engine: Engine, request: Waiting[object]) -> None:
         """One request; what it is refused for is its own affair: nothing of it was written."""
         try:
             request.answer = request.run(engine)
         except Refused as refusal:
             request.fault = refusal
 
-    def _broken(self, waiting: list[_Waiting[object]], fault: Exception) -> None:
+    def _broken(self, waiting: list[Waiting[object]], fault: Exception) -> None:
         """Something raised what it never should: find out who, one by one, so that all others
         are written and nobody behind is blocked."""
         assert self._engine is not None
@@ -354,14 +287,14 @@ class Writer:
                 self._single(request)
             return
         reason = f"the ledger can't take it: {type(fault).__name__}: {fault}"
-        if any(isinstance(one, _Batch) and one.set_aside(reason) for one in waiting):
+        if any(isinstance(one, BatchJob) and one.set_aside(reason) for one in waiting):
             self._single(waiting[0])
             return
         refusal = BatchBroken(reason)
         refusal.__cause__ = fault
         self._answer(waiting, refusal)
 
-    def _single(self, request: _Waiting[object]) -> None:
+    def _single(self, request: Waiting[object]) -> None:
         """One request in a transaction of its own."""
         engine = self._engine
         try:
@@ -390,12 +323,12 @@ class Writer:
 
     def _answer(
         self,
-        waiting: list[_Waiting[object]],
+        waiting: list[Waiting[object]],
         fault: Exception | None,
         committed: Committed | None = None,
     ) -> None:
         if fault is not None:
-            self._has_refused_batch |= isinstance(fault, StorageFault) and _has_batch(waiting)
+            self._has_refused_batch |= isinstance(fault, StorageFault) and has_batch(waiting)
             for request in waiting:
                 request.fault = request.fault or fault
         if waiting or committed:
@@ -406,7 +339,7 @@ class Writer:
 
     # ── on the loop ──
 
-    def _deliver(self, waiting: list[_Waiting[object]], committed: Committed | None) -> None:
+    def _deliver(self, waiting: list[Waiting[object]], committed: Committed | None) -> None:
         if committed is not None:
             for told in tuple(self._told):
                 told(committed)
