@@ -1,4 +1,7 @@
-"""A real meterd in a process of its own, on the last core, in temporary directories."""
+"""A real meterd in a process of its own, on the last core, in temporary directories.
+
+`metering` starts one on fresh data; `starting` takes directories that may have some already.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,20 +24,34 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Daemon:
-    """Where a running daemon is found, and its process id."""
+    """Where a running daemon is found, its process id, and how long it took to serve."""
 
     target: str
     spool_root: Path
     data: Path
     pid: int
+    ready_s: float
+    """From the process's start to its word that it serves."""
 
 
 @contextlib.contextmanager
-def metering(config: str = "", *options: str) -> Iterator[Daemon]:
+def metering(config: str = "", *options: str, is_pinned: bool = True) -> Iterator[Daemon]:
     """Start meterd, wait until it serves, and stop it; everything is removed afterwards."""
     root = Path(tempfile.mkdtemp(prefix="mb"))
+    try:
+        with starting(root, config, *options, is_pinned=is_pinned) as daemon:
+            yield daemon
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def starting(
+    root: Path, config: str = "", *options: str, is_pinned: bool = True
+) -> Iterator[Daemon]:
+    """Start meterd on what lies in `root`, wait until it serves, and stop it."""
     spool, data = root / "spool", root / "data"
-    spool.mkdir()
+    spool.mkdir(exist_ok=True)
     command = [
         sys.executable, "-m", "meterd.main", "--data", str(data),
         "--listen", f"unix:{root}/m.sock", "--spool-root", str(spool), *options,
@@ -41,18 +59,19 @@ def metering(config: str = "", *options: str) -> Iterator[Daemon]:
     if config:
         (root / "meterd.toml").write_text(config)
         command += ["--config", str(root / "meterd.toml")]
+    start = time.perf_counter()
     with subprocess.Popen(
         command,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: pin((os.cpu_count() or 1) - 1),
+        preexec_fn=(lambda: pin((os.cpu_count() or 1) - 1)) if is_pinned else None,
     ) as process:
         assert process.stderr is not None
         try:
             if not process.stderr.readline():
                 raise RuntimeError("meterd did not start")
-            yield Daemon(f"unix:{root}/m.sock", spool, data, process.pid)
+            ready_s = time.perf_counter() - start
+            yield Daemon(f"unix:{root}/m.sock", spool, data, process.pid, ready_s)
         finally:
             process.terminate()
             process.wait(timeout=30)
-            shutil.rmtree(root, ignore_errors=True)

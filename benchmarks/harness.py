@@ -100,6 +100,16 @@ def interleaved(
     return Pair(Series(tuple(bare_values)), Series(tuple(ours_values)))
 
 
+def alternated(*ways: Callable[[], float], rounds: int = ROUNDS_MIN) -> list[Series]:
+    """Measure several ways in turn; each round begins with another of them."""
+    values: list[list[float]] = [[] for _ in ways]
+    for index in range(rounds):
+        for step in range(len(ways)):
+            at = (index + step) % len(ways)
+            values[at].append(ways[at]())
+    return [Series(tuple(taken)) for taken in values]
+
+
 def arguments(description: str, argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The options every benchmark has: --quick (under 45 s) and --json."""
     parser = argparse.ArgumentParser(description=description)

@@ -1,0 +1,158 @@
+"""The month's rollup by client over a small and a large ledger, and how fast meterd starts on it.
+
+The ledger is built through the daemon's own Ship stream: 1,000 clients × 10 projects × 8 models
+over the running period, and one client with a project a call. Queries of the small one come
+first, then the ledger grows, then the same queries: `--records` says how far.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import grpc
+
+from benchmarks.daemon import starting
+from benchmarks.harness import Report, Series, machine
+from benchmarks.sending import send
+from benchmarks.workload import config
+from meterd_proto.v1 import rollup_pb2
+from meterd_proto.v1.rollup_pb2_grpc import RollupServiceStub
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SMALL = 1_000_000
+LARGE = 10_000_000
+SMALL_QUICK = 250_000
+LARGE_QUICK = 1_250_000
+QUERIES = 100
+PROCESSES = 9
+STARTS = 7
+BY_CLIENT = [rollup_pb2.DIMENSION_CLIENT]
+BY_ALL = [rollup_pb2.DIMENSION_CLIENT, rollup_pb2.DIMENSION_PROJECT, rollup_pb2.DIMENSION_MODEL]
+
+
+def main() -> None:
+    options = _options()
+    small = SMALL_QUICK if options.quick else SMALL
+    large = options.records or (LARGE_QUICK if options.quick else LARGE)
+    report = Report("rollup")
+    root = Path(tempfile.mkdtemp(prefix="mb"))
+    try:
+        with starting(root, config(), is_pinned=False) as daemon:
+            took = _built(daemon.target, small, 1)
+            before = _query_ms(daemon.target, BY_CLIENT)
+            took += _built(daemon.target, large - small, 2)
+            report.add("records in the large ledger", large, "records")
+            report.add("built at", large / took, "records/s")
+            after = _query_ms(daemon.target, BY_CLIENT)
+            _report_queries(report, small, large, before, after)
+            _report_process(report, daemon.target)
+            _report_size(report, daemon.data, large)
+        _report_starts(report, root)
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+    report.print(options.json)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="under 45 seconds")
+    parser.add_argument("--json", action="store_true", help="a JSON object as the last line")
+    parser.add_argument("--records", type=int, metavar="N", help="how large the ledger gets")
+    return parser.parse_args()
+
+
+def _built(target: str, count: int, seed: int) -> float:
+    start = time.perf_counter()
+    print(f"rollup: sending {count:,} records on {machine()}", file=sys.stderr)
+    send(target, count, seed)
+    return time.perf_counter() - start
+
+
+def _query_ms(target: str, by: list[rollup_pb2.Dimension.ValueType]) -> list[float]:
+    """Milliseconds of each query over gRPC, the last row received, in order of size."""
+    request = rollup_pb2.RollupRequest(by=by)
+    with grpc.insecure_channel(target) as channel:
+        stub = RollupServiceStub(channel)
+
+        def ask() -> float:
+            start = time.perf_counter_ns()
+            for _ in stub.Query(request):
+                pass
+            return (time.perf_counter_ns() - start) / 1e6
+
+        ask()
+        return sorted(ask() for _ in range(QUERIES))
+
+
+def _report_queries(
+    report: Report, small: int, large: int, before: list[float], after: list[float]
+) -> None:
+    name = "by client"
+    for count, taken in ((small, before), (large, after)):
+        report.add(f"{name}, {_short(count)} records, p50", taken[len(taken) // 2], "ms")
+        report.add(f"{name}, {_short(count)} records, p99", taken[-1 - len(taken) // 100], "ms",
+                   "≤ 20" if count == large else "")  # fmt: skip
+    ratio = after[len(after) // 2] / before[len(before) // 2]
+    report.add(f"{name}, {_short(large)} of {_short(small)}, p50", ratio, "×", "≤ 1.2")
+
+
+def _short(count: int) -> str:
+    return f"{count / 1e6:g} M"
+
+
+def _report_process(report: Report, target: str) -> None:
+    command = [sys.executable, "-m", "meterd.cli.main", "rollup", "--target", target]
+
+    def run() -> float:
+        start = time.perf_counter()
+        subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
+        return (time.perf_counter() - start) * 1e3
+
+    bare = _times(PROCESSES, lambda: _python_ms())
+    ours = _times(PROCESSES, run)
+    report.add("python -c pass, a process", bare, "ms")
+    report.add("meterctl rollup, a process", ours, "ms", "≤ 400")
+
+
+def _python_ms() -> float:
+    start = time.perf_counter()
+    subprocess.run([sys.executable, "-c", "pass"], check=True)
+    return (time.perf_counter() - start) * 1e3
+
+
+def _times(count: int, measure: Callable[[], float]) -> Series:
+    return Series(tuple(measure() for _ in range(count)))
+
+
+def _report_size(report: Report, data: Path, count: int) -> None:
+    held = sum(path.stat().st_size for path in data.iterdir() if path.suffix == ".db")
+    report.add("database, rollups and names included", held / count, "bytes a record")
+
+
+def _report_starts(report: Report, root: Path) -> None:
+    """From the start of the process to SERVING; an empty ledger beside the large one."""
+    empty = Path(tempfile.mkdtemp(prefix="mb"))
+    try:
+        bare, ours = [], []
+        for _ in range(STARTS):
+            with starting(empty, is_pinned=False) as daemon:
+                bare.append(daemon.ready_s * 1e3)
+            with starting(root, is_pinned=False) as daemon:
+                ours.append(daemon.ready_s * 1e3)
+    finally:
+        shutil.rmtree(empty, ignore_errors=True)
+    report.add("start to SERVING, empty ledger", Series(tuple(bare)), "ms")
+    report.add("start to SERVING, large ledger", Series(tuple(ours)), "ms", "≤ 500")
+
+
+if __name__ == "__main__":
+    main()
