@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import psutil  # type: ignore[import-untyped]  # it publishes no types
+import psutil
 import pytest
 
 from tests.examples.running import ROOT, Running

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import psutil  # type: ignore[import-untyped]  # it publishes no types
+import psutil
 
 if TYPE_CHECKING:
     from collections.abc import Callable
