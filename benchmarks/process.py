@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import psutil  # type: ignore[import-untyped]  # ships no types
+import psutil
 
 MIB = 1 << 20
 
