@@ -7,7 +7,7 @@ help:
 	@echo "make demo       meterd, a loopback provider and an example app, driven with real SDKs"
 	@echo "make test       every test"
 	@echo "make check      lint, types, import contracts, generated stubs"
-	@echo "make bench      the figures of docs/benchmarks.md"
+	@echo "make bench      the figures of docs/benchmarks.md; QUICK=1: in minutes"
 	@echo "make torture    kill -9 of app, workers and meterd under load, and thousands of simulations"
 	@echo "make quota-storm  real SDK calls on one hard quota, and kill -9 of workers and meterd"
 	@echo "make stubs      generate the protobuf stubs"
@@ -45,7 +45,7 @@ constraints: install
 	    --no-emit-index-url --no-header --no-annotate requirements-dev.in -o constraints.txt
 
 bench: install
-	@$(PYTHON) -m benchmarks
+	@$(PYTHON) -m benchmarks $(if $(QUICK),--quick)
 
 # docs/reliability.md has what came out last. make torture ROUNDS=20 SEED=7 SCHEDULES=100
 torture: install

@@ -119,10 +119,10 @@ def arguments(description: str, argv: Sequence[str] | None = None) -> argparse.N
 
 
 def machine() -> str:
-    """What the figures were measured on, in one clause."""
+    """What the figures were measured on, in one clause, and who else used it."""
     return (
         f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, "
-        f"Python {platform.python_version()}"
+        f"Python {platform.python_version()}, load {os.getloadavg()[0]:.1f}"
     )
 
 
