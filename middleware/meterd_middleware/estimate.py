@@ -18,7 +18,8 @@ and Google, token counting.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+import threading
+from typing import TYPE_CHECKING, Protocol
 
 from meterd_middleware import pictures
 from meterd_middleware.readers.text import TextCounter, characters_of
@@ -35,6 +36,26 @@ COUNTED_BYTES_MAX = 64 * 1024
 TOKENS_A_MESSAGE = 4
 TOKENS_A_REPLY = 3
 TOKENS_A_TOOL = 12
+
+
+class Counter(Protocol):
+    """Counts instead of reckoning; None: not this one."""
+
+    def input_tokens(self, call: ProviderCall, body: bytes) -> int | None:
+        """The tokens of a request."""
+        ...
+
+    def output_tokens(self, seen: TextSeen, call: ProviderCall) -> int | None:
+        """The tokens of the text that passed."""
+        ...
+
+
+class _OnThisThread(threading.local):
+    counter: Counter | None = None
+
+
+on_this_thread = _OnThisThread()
+"""Set by exact.py on its own thread alone, where there is time to count."""
 
 Shares = dict[str, float]
 
@@ -115,6 +136,9 @@ def input_tokens(call: ProviderCall, body: bytes | None) -> int:
     """What a request's body will count as input, about; 0 where there is no body to look at."""
     if not body or _says_nothing(call, body):
         return 0
+    counter = on_this_thread.counter
+    if counter is not None and (counted := counter.input_tokens(call, body)) is not None:
+        return counted
     images = 0
     if len(body) > COUNTED_BYTES_MAX:
         if not any(mark in body[:_PICTURE_WITHIN] for mark in _BASE64_MARKS):
@@ -140,6 +164,9 @@ def output_tokens(seen: TextSeen, call: ProviderCall) -> int:
     """
     if not seen.characters:
         return 0
+    counter = on_this_thread.counter
+    if counter is not None and (counted := counter.output_tokens(seen, call)) is not None:
+        return max(1, counted)
     shares, factor = _shares(call)
     return max(1, round(_tokens_of(seen.characters, shares) * factor))
 

@@ -12,16 +12,24 @@ import sys
 import threading
 import time
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING
 
-from meterd_middleware import refusal
+from meterd_middleware import exact, refusal
 from meterd_middleware.exchange import Exchange
 from meterd_middleware.faults import Faults
 from meterd_middleware.intake import Intake
 from meterd_middleware.lease import Denied
 from meterd_middleware.pending import Memory
 from meterd_middleware.request import read_request
-from meterd_middleware.settlement import Ending, Sent, polled, records_of, refused_record
+from meterd_middleware.settlement import (
+    Ending,
+    Sent,
+    is_uncounted,
+    polled,
+    records_of,
+    refused_record,
+)
 from meterd_middleware.spool import OpenCall
 from meterd_middleware.usage import Estimated, UsageRecord
 
@@ -63,6 +71,13 @@ class Exchanges:
         self.faults = Faults(sink)
         self._refused: Memory[bool] = Memory(REPEAT_WITHIN_S)
         self._late: deque[UsageRecord] = deque()
+        self._counts_exactly = False
+
+    def count_exactly(self) -> None:
+        """Count what would be estimated, on a thread of its own, where the extra is installed."""
+        self._counts_exactly = exact.is_installed()
+        if self._counts_exactly:
+            exact.keep_texts()
 
     # Entries. None of them raises.
 
@@ -125,6 +140,10 @@ class Exchanges:
             except IndexError:  # another thread took the last one
                 break
             self._tell(record)
+
+    def drain(self, timeout: float) -> bool:
+        """Wait until what is being counted is recorded."""
+        return not self._counts_exactly or exact.COUNTING.drain(timeout)
 
     def _tell(self, record: UsageRecord) -> None:
         """Give a finished record to `on_record`, whose exceptions are its own."""
@@ -261,6 +280,8 @@ class Exchanges:
             return
         sent, call, held = exchange.sent, exchange.sent.call, exchange.reservation
         try:
+            if self._counts_exactly and exact.knows(call.request_model):
+                exact.COUNTING.start()
             exchange.call_number = self._sink.open_call(
                 OpenCall(
                     client=sent.tags.client,
@@ -290,6 +311,43 @@ class Exchanges:
         duration_ms = (now_ns - exchange.started_ns) // 1_000_000
         if sent.call.poll_id and not self.intake.is_first_sight(sent, reading, now_ns):
             return
+        held = exchange.reservation
+        if self._counts_exactly and is_uncounted(sent, exchange.http_status, reading):
+            job = partial(self._record_counted, exchange, ending, reading, duration_ms, held)
+            if exact.knows(sent.call.request_model) and exact.COUNTING.later(job):
+                exchange.reservation = None  # the job settles it
+                return
+        self._record(exchange, ending, reading, duration_ms, held, late=late)
+
+    def _record_counted(
+        self,
+        exchange: Exchange,
+        ending: Ending,
+        reading: Reading,
+        duration_ms: int,
+        held: Reservation | None,
+    ) -> None:
+        """The rest of `settle` where there is time to count: on the thread of exact.py."""
+        try:
+            self._record(exchange, ending, reading, duration_ms, held, late=False)
+        except Exception as error:
+            self.faults.note("settle", error)
+            self.salvage(exchange, late=False)
+        finally:
+            if held is not None:
+                held.release()  # does nothing where it was settled
+
+    def _record(
+        self,
+        exchange: Exchange,
+        ending: Ending,
+        reading: Reading,
+        duration_ms: int,
+        held: Reservation | None,
+        *,
+        late: bool,
+    ) -> None:
+        sent, now_ns = exchange.sent, self._monotonic_ns()
         records = records_of(sent, ending, exchange.http_status, reading, duration_ms)
         if sent.call.poll_id or reading.is_background:
             records = polled(records, sent.call.poll_id, reading)
@@ -303,9 +361,8 @@ class Exchanges:
             closes = 0
             input_tokens += record.input_tokens
             output_tokens += record.output_tokens
-        if exchange.reservation is not None:
-            exchange.reservation.settle(input_tokens, output_tokens)
-            exchange.reservation = None
+        if held is not None:
+            held.settle(input_tokens, output_tokens)
         self.intake.remember(sent, reading, input_tokens + output_tokens, now_ns)
         if self._on_record is not None:
             for record in records:

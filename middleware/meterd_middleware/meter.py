@@ -97,6 +97,7 @@ class Meter:
         )
         shipper = Shipper(settings, leases)
         self._join(settings, shipper, leases, on_record)
+        self.exchanges.count_exactly()
 
     def _join(
         self,
@@ -294,7 +295,10 @@ class Meter:
             return True
         self.exchanges.catch_up()
         try:
-            return self._shipper.flush(timeout)
+            started = time.monotonic()
+            if not self.exchanges.drain(timeout):
+                return False
+            return self._shipper.flush(max(0.0, timeout - (time.monotonic() - started)))
         except Exception as error:
             self.exchanges.faults.note("flush", error)
             return False
@@ -305,6 +309,7 @@ class Meter:
             return
         self.exchanges.catch_up()
         try:
+            self.exchanges.drain(timeout / 2)
             self._shipper.close(timeout)
         except Exception as error:
             self.exchanges.faults.note("close", error)

@@ -69,6 +69,7 @@ NOTHING_READ = Reading()
 
 # Looked up here once: a member of an enumeration costs 0.2 µs each time it is named.
 _NOTHING, _COMPLETE, _FAILED = Estimated.NOTHING, Status.COMPLETE, Status.FAILED
+_LEFT = Ending.LEFT
 
 
 def records_of(
@@ -90,6 +91,16 @@ def records_of(
     for further in usages[1:]:
         records.append(_further(sent, status, http_status, reading, duration_ms, further))
     return records
+
+
+def is_uncounted(sent: Sent, http_status: int, reading: Reading) -> bool:
+    """Whether something of a call that may have cost tokens has to be counted by us."""
+    if not 200 <= http_status < 300 or reading.pending_id:
+        return False
+    usages = reading.usages
+    if not usages or not reading.is_complete:
+        return True
+    return usages[0].input_tokens is None or usages[0].output_tokens is None
 
 
 def polled(records: list[UsageRecord], poll_id: str, reading: Reading) -> list[UsageRecord]:
@@ -136,6 +147,8 @@ def _status(ending: Ending, http_status: int, reading: Reading) -> Status:
         return _FAILED
     if reading.is_complete and http_status:
         return _COMPLETE
+    if reading.is_counted and ending is _LEFT:
+        return _COMPLETE  # an SDK stops reading once it has all of the reply
     return _STATUS_OF_ENDING[ending]
 
 
@@ -176,19 +189,23 @@ _NO_USAGE = ModelUsage(input_tokens=0, output_tokens=0)
 def _counted(sent: Sent, usage: ModelUsage, reading: Reading) -> tuple[ModelUsage, Estimated]:
     """What the request's model used, as reported; a side that was not reported is estimated."""
     input_tokens, output_tokens = usage.input_tokens, usage.output_tokens
-    if input_tokens is not None and output_tokens is not None and reading.is_complete:
+    if input_tokens is not None and output_tokens is not None and _is_final(reading):
         return usage, _NOTHING
     estimated = _NOTHING
     if input_tokens is None:
         input_tokens = max(_parts_in(usage), sent.estimated_input_tokens())
         estimated |= Estimated.INPUT
-    if output_tokens is None or not reading.is_complete:
+    if output_tokens is None or not _is_final(reading):
         # An unfinished stream reports what was counted so far, or the 1 of Anthropic's
         # message_start: the text that passed is the floor of what is billed.
         seen = estimate.output_tokens(reading.seen, sent.call)
         output_tokens = max(output_tokens or 0, seen, _parts_out(usage))
         estimated |= Estimated.OUTPUT
     return usage._replace(input_tokens=input_tokens, output_tokens=output_tokens), estimated
+
+
+def _is_final(reading: Reading) -> bool:
+    return reading.is_complete or reading.is_counted
 
 
 def _parts_in(usage: ModelUsage) -> int:

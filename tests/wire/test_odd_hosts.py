@@ -389,3 +389,42 @@ def test_hosted_tools_of_a_long_response_are_counted_too() -> None:
     reading = read(one, cut(json.dumps(body).encode(), [30_000] * 20))
 
     assert reading.tool_calls == {"web_search": 1, "code_interpreter": 1}
+
+
+# What is left before its last event
+
+
+@pytest.mark.parametrize(
+    ("host", "path", "events"),
+    [
+        ("api.anthropic.com", "/v1/messages", [
+            {"type": "message_start", "message": {"model": "m", "usage": {
+                "input_tokens": 5, "output_tokens": 1}}},
+            {"type": "content_block_delta", "delta": {"text": "word " * 90}},
+            {"type": "message_delta", "delta": {"stop_reason": "end_turn"},
+             "usage": {"output_tokens": 41}}]),
+        ("10.0.0.1", "/v1/chat/completions", [
+            {"id": "c", "choices": [{"delta": {"content": "word " * 90}}]},
+            {"id": "c", "choices": [{"delta": {}, "finish_reason": "stop"}]},
+            {"id": "c", "choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 41}}]),
+        ("generativelanguage.googleapis.com", "/v1beta/models/g:streamGenerateContent", [
+            {"candidates": [{"content": {"parts": [{"text": "word " * 90}]},
+                             "finishReason": "STOP"}],
+             "usageMetadata": {"promptTokenCount": 5, "candidatesTokenCount": 41,
+                               "totalTokenCount": 46}}]),
+    ],
+    ids=["anthropic", "chat", "gemini"],
+)  # fmt: skip
+def test_a_stream_left_after_its_last_count_is_counted_to_the_end(
+    host: str, path: str, events: list[Json]
+) -> None:
+    """litellm stops at the last delta: what follows says nothing, and nothing is estimated."""
+    one = call(host, path, {"model": "m", "messages": [], "contents": [], "stream": True})
+    data = [sse(event) for event in events]
+
+    left = read(one, data, content_type="text/event-stream", is_whole=False)
+    earlier = read(one, data[:-1], content_type="text/event-stream", is_whole=False)
+
+    assert (left.is_complete, left.is_counted) == (False, True)
+    assert left.usages[0].output_tokens == 41
+    assert not earlier.is_counted

@@ -166,6 +166,23 @@ def test_a_large_body_is_scanned_at_its_ends() -> None:
     assert (call.request_model, call.is_stream, call.max_output_tokens) == ("m-1", True, 99)
 
 
+def test_a_large_body_is_known_though_its_model_stands_between_long_fields() -> None:
+    """As the openai client sends a long history with many tools, one with a model of its own."""
+    tool = {"type": "function", "function": {"name": "f", "description": "d" * 9_000}}
+    body = {
+        "messages": [{"role": "user", "content": 'the "model": "x" ' * 40_000}],
+        "model": "m-1",
+        "max_completion_tokens": 77,
+        "stream": True,
+        "tools": [tool, {"type": "image_generation", "model": "gpt-image-1"}],
+    }
+
+    call = asked("api.openai.com", "/v1/chat/completions", body)
+
+    assert call is not None
+    assert (call.request_model, call.is_stream, call.max_output_tokens) == ("m-1", True, 77)
+
+
 def test_history_is_what_lies_before_the_last_three_exchanges() -> None:
     """Without the system prompt."""
     turns = [{"role": "system", "content": "s"}]

@@ -76,7 +76,9 @@ class AnthropicMessages(Tally):
             if stop_reason:
                 self._stop_reason = stop_reason
                 self.may_be_whole = True
-            self._overlay(fields_of(event.get("usage")))
+            usage = fields_of(event.get("usage"))
+            self._overlay(usage)
+            self.has_last_count = bool(stop_reason and usage)
         elif kind == "message_stop":
             self.is_finished = True
         elif kind == "error" or name == "error":

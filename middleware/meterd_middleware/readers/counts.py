@@ -57,6 +57,8 @@ class Reading(NamedTuple):
     """The last non-empty model seen, also where no usage came."""
     is_complete: bool = False
     """The terminal event, or a whole body, was seen."""
+    is_counted: bool = False
+    """The usage came with the last of the reply: it is final, whether or not the end was seen."""
     error: str = ""
     """The kind of an error inside a 200 ("server_error"), never its message."""
     pending_id: str = ""

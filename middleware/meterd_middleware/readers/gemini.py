@@ -62,6 +62,8 @@ class Gemini(Tally):
         for candidate in items_of(event.get("candidates")):
             if isinstance(candidate, dict):
                 self._candidate(candidate)
+        if self.may_be_whole and self._counts_anything(usage):
+            self.has_last_count = True
         if fields_of(event.get("promptFeedback")).get("blockReason"):
             self.may_be_whole = True
 

@@ -70,7 +70,10 @@ class OpenAIChat(Tally):
                 self.saw_error(choice.get("error"))
                 # Some hosts put the last chunk's usage into the choice (Moonshot).
                 if not usage and fields_of(choice.get("usage")):
-                    self._usage = _overlaid(self._usage, choice["usage"])
+                    usage = choice["usage"]
+                    self._usage = _overlaid(self._usage, usage)
+        if usage and self.may_be_whole:
+            self.has_last_count = True
 
     def read_raw(self, window: bytes) -> None:
         """A chunk with a picture or much audio is too large to parse, and may be the last."""

@@ -107,7 +107,7 @@ class StreamShell(Shell):
             if not self._read_as_body(rest, is_whole):
                 self._scan(rest.rstrip(b"\n") + self._framing.separator)
         is_complete = tally.is_finished or (is_whole and tally.may_be_whole)
-        if not is_complete or not tally.is_reported():
+        if not (is_complete or tally.has_last_count) or not tally.is_reported():
             self._count_text(0)
         return self._reading(is_complete)
 

@@ -53,6 +53,8 @@ class Tally:
         """The terminal event was read."""
         self.may_be_whole = False
         """What has been seen is whole if the stream now ends cleanly (`finish_reason`)."""
+        self.has_last_count = False
+        """The usage came with the last of the reply: what follows changes nothing."""
         self.response_id = ""
         self.response_model = ""
         self.error = ""
@@ -214,6 +216,7 @@ class Tally:
             response_id=self.response_id,
             response_model=self.response_model,
             is_complete=is_complete,
+            is_counted=is_complete or self.has_last_count,
             error=self.error,
             pending_id=self.pending_id,
             is_background=self.is_background,
