@@ -86,7 +86,7 @@ CODE: dict[str, str] = {
         self._rows.append(Row(len(self._rows) + 1, record, self._clock.now()))
         return self._rows[-1].number
 ''',
-    queue.push({ ...tags, usage: (answer as any).usage ?? null, ms: elapsed(started) });
+    "TypeScript": """export async function meter<T>(call: () => Promise<T>, tags: Tags) {
   const started = performance.now();
   try {
     const answer = await call();
