@@ -59,14 +59,15 @@ async def daemon(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
         add_to_server(servicer, server)
     else:
         usage_pb2_grpc.add_UsageServiceServicer_to_server(servicer, server)
-    target = f"unix:{tempfile.mkdtemp(prefix='m')}/s"
-    server.add_insecure_port(target)
-    await server.start()
-    try:
-        yield Daemon(store, servicer, target)
-    finally:
-        await server.stop(0)
-        await store.close()
+    with tempfile.TemporaryDirectory(prefix="m") as short:  # a socket's path has to be
+        target = f"unix:{short}/s"
+        server.add_insecure_port(target)
+        await server.start()
+        try:
+            yield Daemon(store, servicer, target)
+        finally:
+            await server.stop(0)
+            await store.close()
 
 
 def hello(name: str = "web-1", **fields: object) -> usage_pb2.ShipRequest:

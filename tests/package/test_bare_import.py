@@ -44,7 +44,8 @@ def test_a_meter_that_has_counted_nothing_has_started_nothing() -> None:
         """
         import os, sys, tempfile, threading
         from meterd_middleware import Meter
-        root = tempfile.mkdtemp(prefix="m") + "/spool"
+        directory = tempfile.TemporaryDirectory(prefix="m")
+        root = directory.name + "/spool"
         meter = Meter(spool=root, target="unix:/nonexistent")
         print(threading.active_count(), os.path.exists(root), "grpc" in sys.modules)
         """
