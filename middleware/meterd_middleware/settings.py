@@ -27,6 +27,8 @@ OnUntagged = Literal["record", "refuse"]
 SYSTEM_SPOOL_ROOT = Path("/var/spool/meterd")
 SYSTEM_SOCKET = "/run/meterd/meterd.sock"
 TCP_PORT = 7310
+LEASE_TIMEOUT_MS = 50
+LEASE_TIMEOUT_MS_MAX = 60_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,11 +51,14 @@ class Settings:
     """Whether chat streams that did not ask for usage are made to; invisible to the app."""
     include_usage_hosts: tuple[str, ...] = ()
     """Hosts beside the known ones that accept `stream_options.include_usage`."""
+    tiktoken: bool = True
+    """Whether what would be estimated is counted, where the extra `tiktoken` is installed."""
     tls_ca: str = ""
     home: Path = Path()
     runtime_directory: str = ""
 
-    lease_timeout_ms: int = 50
+    lease_timeout_ms: int = LEASE_TIMEOUT_MS
+    """How long the first call of a client may wait to be decided; then `on_unreachable` does."""
     connect_timeout_ms: int = 5_000
     sync_interval_ms: int = 200
     segment_bytes_max: int = 4 * 2**20
@@ -99,7 +104,11 @@ class Settings:
             disabled=_switch("METERD_DISABLED", environ, default=False),
             include_usage=include_usage,
             include_usage_hosts=include_usage_hosts,
+            tiktoken=_switch("METERD_TIKTOKEN", environ, default=True),
             tls_ca=environ.get("METERD_TLS_CA", ""),
+            lease_timeout_ms=_milliseconds(
+                "METERD_LEASE_TIMEOUT_MS", environ, LEASE_TIMEOUT_MS, LEASE_TIMEOUT_MS_MAX
+            ),
             home=home,
             runtime_directory=environ.get("XDG_RUNTIME_DIR", ""),
         )
@@ -136,6 +145,15 @@ def _switch(variable: str, environ: Mapping[str, str], *, default: bool) -> bool
     if value in ("0", "false", "no", "off"):
         return False
     raise InvalidSetting(variable, value, "1 or 0")
+
+
+def _milliseconds(variable: str, environ: Mapping[str, str], default: int, most: int) -> int:
+    value = environ.get(variable, "").strip()
+    if not value:
+        return default
+    if not (value.isascii() and value.isdigit()) or len(value) > 9 or int(value) > most:
+        raise InvalidSetting(variable, value, f"a whole number of milliseconds, 0 to {most:,}")
+    return int(value)
 
 
 def _words(text: str) -> tuple[str, ...]:

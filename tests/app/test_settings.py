@@ -137,3 +137,15 @@ def test_a_service_without_a_name_is_called_as_its_script(
     monkeypatch.setattr("sys.argv", argv)
 
     assert Settings.load(environ=HOME).service == service
+
+
+def test_how_long_a_first_call_waits_for_its_quota_may_be_said() -> None:
+    assert Settings.load(environ=HOME).lease_timeout_ms == 50
+    said = Settings.load(environ={**HOME, "METERD_LEASE_TIMEOUT_MS": " 2000 "})
+    assert said.lease_timeout_ms == 2000
+
+
+@pytest.mark.parametrize("given", ["-1", "0.5", "60001", "9" * 400, "²", "soon"])
+def test_a_wait_that_cant_be_is_named(given: str) -> None:
+    with pytest.raises(InvalidSetting, match="expected a whole number of milliseconds, 0 to 60,"):
+        Settings.load(environ={**HOME, "METERD_LEASE_TIMEOUT_MS": given})

@@ -50,6 +50,7 @@ def environment(provider: Provider, daemon: Daemon, **more: str) -> dict[str, st
         "METERD_TARGET": daemon.target,
         "METERD_SPOOL": str(daemon.spool_root),
         "METERD_INCLUDE_USAGE_HOSTS": "127.0.0.1",
+        "METERD_LEASE_TIMEOUT_MS": "10000",  # a busy machine is no reason to let a call through
         "OPENAI_BASE_URL": provider.base_url("openai"),
         "ANTHROPIC_BASE_URL": url,
         "GOOGLE_GEMINI_BASE_URL": url,
