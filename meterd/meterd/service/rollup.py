@@ -6,27 +6,27 @@ recorded what a dollar is in it: then the exact cost is converted, unrounded.
 
 from __future__ import annotations
 
-from dataclasses import fields
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
-from meterd.billing.contract import period_for, period_for_month
+from meterd.billing.contract import period_for_index
 from meterd.billing.conversion import BOOK_CURRENCY, conversion_of
 from meterd.errors import InvalidRequest
 from meterd.money import exact, plain
+from meterd.service.months import month_asked
 from meterd.service.status import streams
 from meterd.store.values import Grouping, PeriodIndex, RollupQuery, Sums
 from meterd_proto.v1 import rollup_pb2, rollup_pb2_grpc
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable
+    from collections.abc import AsyncIterator, Iterable, Sequence
 
     from meterd.billing.period import Period
     from meterd.clock import Clock
     from meterd.config.agency import Agency
     from meterd.config.in_force import InForce
     from meterd.store.store import Store
-    from meterd.store.values import RollupRow, StatusFigures
+    from meterd.store.values import RollupRow, Uncounted
 
 MESSAGE_ROWS_MAX = 256
 """A row a message costs 75 µs on either side; ids of 128 characters keep it below 256 KiB."""
@@ -37,10 +37,8 @@ _GROUPINGS = {
     rollup_pb2.DIMENSION_MODEL: Grouping.MODEL,
     rollup_pb2.DIMENSION_DAY: Grouping.DAY,
 }
-_SUM_FIELDS = tuple(item.name for item in fields(Sums))
-_USAGE_FIELDS = tuple(
-    name for name in _SUM_FIELDS if name in rollup_pb2.Usage.DESCRIPTOR.fields_by_name
-)
+_USAGE_FIELDS = Sums._fields[: Sums._fields.index("unpriced_tokens")]
+"""Those that a message has; what follows is shown elsewhere."""
 
 
 class RollupServicer(rollup_pb2_grpc.RollupServiceServicer):
@@ -63,18 +61,17 @@ class RollupServicer(rollup_pb2_grpc.RollupServiceServicer):
             RollupQuery(period=PeriodIndex(period.index), by=by, client=request.client or None)
         )
         currency, factor = currency_of(agency, period)
-        header = _header(agency, period, currency, by, await self._store.status())
+        header = _header(agency, period, currency, by, await self._store.uncounted())
         yield rollup_pb2.RollupResponse(header=header)
         for start in range(0, len(rows), MESSAGE_ROWS_MAX):
-            part = [_row(row, factor) for row in rows[start : start + MESSAGE_ROWS_MAX]]
-            yield rollup_pb2.RollupResponse(rows=rollup_pb2.RollupRows(rows=part))
+            part = rows_of(rows[start : start + MESSAGE_ROWS_MAX], factor)
+            yield rollup_pb2.RollupResponse(rows=part)
         total = rollup_pb2.RollupTotal(usage=total_of(rows, factor))
         yield rollup_pb2.RollupResponse(total=total)
 
     def _period(self, agency: Agency, request: rollup_pb2.RollupRequest) -> Period:
-        if request.period:
-            return period_for_month(agency, request.client, request.period)
-        return period_for(agency, request.client, self._clock.now())
+        index = month_asked(agency, request.period, self._clock.now(), request.client)
+        return period_for_index(agency, request.client, index)
 
 
 def currency_of(agency: Agency, period: Period) -> tuple[str, Decimal]:
@@ -83,25 +80,37 @@ def currency_of(agency: Agency, period: Period) -> tuple[str, Decimal]:
     return (agency.currency, conversion.rate) if conversion else (BOOK_CURRENCY, Decimal(1))
 
 
-def usage_of(sums: Sums, cost: Decimal, factor: Decimal) -> rollup_pb2.Usage:
-    """Sums and their cost as a message."""
-    with exact():
-        shown = plain(cost * factor)
-    return rollup_pb2.Usage(
-        tokens=sums.tokens, cost=shown, **{name: getattr(sums, name) for name in _USAGE_FIELDS}
-    )
+def rows_of(rows: Sequence[RollupRow], factor: Decimal) -> rollup_pb2.RollupRows:
+    """Rows as one message.
 
-
-def total_of(rows: Iterable[RollupRow], factor: Decimal) -> rollup_pb2.Usage:
-    """The sum of all rows."""
-    sums = dict.fromkeys(_SUM_FIELDS, 0)
-    cost = Decimal(0)
+    Field by field, and only what isn't zero: a thousand rows take 2 ms so, 7 by keywords.
+    """
+    message = rollup_pb2.RollupRows()
     with exact():
         for row in rows:
-            cost += row.cost
-            for name in _SUM_FIELDS:
-                sums[name] += getattr(row.sums, name)
-    return usage_of(Sums(**sums), cost, factor)
+            added = message.rows.add()
+            added.client, added.project = row.client, row.project
+            added.model, added.day = row.model, row.day
+            _set(added.usage, row.sums, row.cost * factor)
+    return message
+
+
+def total_of(rows: Sequence[RollupRow], factor: Decimal) -> rollup_pb2.Usage:
+    """The sum of all rows."""
+    columns = zip(*(row.sums for row in rows), strict=True)
+    sums = Sums(*map(sum, columns)) if rows else Sums()
+    usage = rollup_pb2.Usage()
+    with exact():
+        _set(usage, sums, sum((row.cost for row in rows), Decimal(0)) * factor)
+    return usage
+
+
+def _set(usage: rollup_pb2.Usage, sums: Sums, cost: Decimal) -> None:
+    usage.tokens = sums.tokens
+    usage.cost = plain(cost)
+    for name, amount in zip(_USAGE_FIELDS, sums, strict=False):
+        if amount:
+            setattr(usage, name, amount)
 
 
 def _groupings(by: Iterable[rollup_pb2.Dimension.ValueType]) -> tuple[Grouping, ...]:
@@ -120,7 +129,7 @@ def _header(
     period: Period,
     currency: str,
     by: tuple[Grouping, ...],
-    figures: StatusFigures,
+    aside: Uncounted,
 ) -> rollup_pb2.RollupHeader:
     dimensions = {grouping: dimension for dimension, grouping in _GROUPINGS.items()}
     return rollup_pb2.RollupHeader(
@@ -130,17 +139,7 @@ def _header(
         timezone=agency.timezone,
         currency=currency,
         by=[dimensions[grouping] for grouping in by],
-        late_records=figures.late_records,
-        quarantined_records=figures.quarantined_records,
-        lost_records=figures.lost_records,
-    )
-
-
-def _row(row: RollupRow, factor: Decimal) -> rollup_pb2.RollupRow:
-    return rollup_pb2.RollupRow(
-        client=row.client,
-        project=row.project,
-        model=row.model,
-        day=row.day,
-        usage=usage_of(row.sums, row.cost, factor),
+        late_records=aside.late_records,
+        quarantined_records=aside.quarantined_records,
+        lost_records=aside.lost_records,
     )

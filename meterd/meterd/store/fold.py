@@ -14,6 +14,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from meterd.store.totals import TOUCHED
+
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Collection, Iterable, Mapping
@@ -35,6 +37,7 @@ _TABLES = (
     "posted_in INTEGER, requests INTEGER, input_tokens INTEGER, cache_read_tokens INTEGER, "
     "output_tokens INTEGER, reasoning_tokens INTEGER, failed_requests INTEGER, "
     "refused_requests INTEGER, estimated_tokens INTEGER)",
+    TOUCHED,
 )
 
 PLACED_MAX = 100_000

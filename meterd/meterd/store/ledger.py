@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from meterd.errors import SequenceGap
 from meterd.ids import LeaseId, Sequence
-from meterd.store import rollup
+from meterd.store import rollup, totals
 from meterd.store.fold import Fold
 from meterd.store.ledger_row import pack
 from meterd.store.rate_column import rate_column
@@ -135,6 +135,12 @@ class Ledger:
                 rollup.UPSERT_MONTH, [(*key, *plain) for key, plain in sorted(months.items())]
             )
             self._flush_extras(deltas)
+        if self.tags or deltas.plains:
+            totals.renew(self._connection, self._periods_touched(deltas))
+
+    @staticmethod
+    def _periods_touched(deltas: rollup.Deltas) -> set[tuple[int, int]]:
+        return {(client, period) for (client, _), period in deltas.months.items()}
 
     def _flush_extras(self, deltas: rollup.Deltas) -> None:
         connection = self._connection

@@ -1,7 +1,7 @@
 """What is read of rollups and quotas. Each function is one short read on a reader's connection.
 
-By client alone, a month is read from `rollup_month`; anything finer from `rollup_day`, client
-by client, since a client's period is a range of its days.
+By client alone, a month is read from `rollup_total`; by what bills it from `rollup_month`;
+anything finer from `rollup_day`, client by client, since a client's period is a range of its days.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, NamedTuple
 
 from meterd.money import exact
+from meterd.store import totals
 from meterd.store.calendar import day_around, day_name, period_around
 from meterd.store.sums import BY_RATE, SUMMED, SUMMED_UNPRICED, Added, cost_from_units
 from meterd.store.values import (
@@ -58,6 +59,8 @@ def rollup(
 ) -> list[RollupRow]:
     """Sums by the keys asked for; greatest cost first, by day in order of days."""
     by = tuple(dict.fromkeys(query.by))
+    if by == (Grouping.CLIENT,) and query.period is not None and query.posted_in is None:
+        return totals.by_client(connection, rates, query.period, query.client)
     found: dict[tuple[str, ...], Added] = {}
     for source in _sources(connection, by, query, agency):
         for key, added in _added(connection, rates, by, source):

@@ -270,7 +270,7 @@ def _has_closed(connection: sqlite3.Connection) -> bool:
 
 def _rebuild(engine: Engine, end: int) -> None:
     """Make the rollups anew; nothing is closed, so all of them."""
-    for table in ("rollup_day", "rollup_month", "periods", "own_names"):
+    for table in ("rollup_day", "rollup_month", "rollup_total", "periods", "own_names"):
         engine.connection.execute(f"DELETE FROM {table}")
     engine.calendar.forget()
     engine.own_names.forget()

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
         RecordsQuery,
         RollupRow,
         StatusFigures,
+        Uncounted,
         UnpricedModel,
         VerifyStep,
     )
@@ -250,6 +251,10 @@ class SqliteStore:
         return await self._readers.read(
             lambda connection: status.figures(connection, self._path, heard, reports)
         )
+
+    async def uncounted(self) -> Uncounted:
+        """How many records no rollup has, by why."""
+        return await self._readers.read(status.uncounted)
 
     async def unpriced(self, period: PeriodIndex | None) -> list[UnpricedModel]:
         """Models without a price, by tokens."""

@@ -13,6 +13,7 @@ from meterd.store.values import (
     ProducerStatus,
     QuarantineRow,
     StatusFigures,
+    Uncounted,
 )
 
 if TYPE_CHECKING:
@@ -28,6 +29,16 @@ PRODUCERS_MAX = 1_000
 """Producers that are listed, those heard of last first."""
 
 
+def uncounted(connection: sqlite3.Connection) -> Uncounted:
+    """How many records no rollup has, by why."""
+    (late,) = connection.execute("SELECT count(*) FROM uncounted WHERE why = 'late'").fetchone()
+    (quarantined,) = connection.execute("SELECT count(*) FROM quarantine").fetchone()
+    (lost,) = connection.execute(
+        "SELECT coalesce(sum(last_sequence - first_sequence + 1), 0) FROM losses"
+    ).fetchone()
+    return Uncounted(late, quarantined, lost)
+
+
 def figures(
     connection: sqlite3.Connection,
     path: Path,
@@ -35,24 +46,22 @@ def figures(
     reports: Mapping[ProducerId, bytes],
 ) -> StatusFigures:
     """What `meterctl status` shows; `heard` and `reports` are what no transaction holds yet."""
-    (records,) = connection.execute(
-        "SELECT coalesce(sum(end_row - first_row), 0) FROM runs"
+    # Runs follow one another without a gap, and there may be a million of them.
+    (first,) = connection.execute("SELECT min(first_row) FROM runs").fetchone()
+    newest = connection.execute(
+        "SELECT end_row FROM runs ORDER BY first_row DESC LIMIT 1"
     ).fetchone()
-    (lost,) = connection.execute(
-        "SELECT coalesce(sum(last_sequence - first_sequence + 1), 0) FROM losses"
-    ).fetchone()
-    (quarantined,) = connection.execute("SELECT count(*) FROM quarantine").fetchone()
-    late = _late(connection)
+    aside = uncounted(connection)
     return StatusFigures(
-        records=records,
+        records=newest[0] - first if newest else 0,
         database_bytes=_bytes_of(path),
-        quarantined_records=quarantined,
-        lost_records=lost,
-        late_records=sum(client.records for client in late),
+        quarantined_records=aside.quarantined_records,
+        lost_records=aside.lost_records,
+        late_records=aside.late_records,
         producers=_producers(connection, heard, reports),
         losses=_losses(connection),
         quarantine=_quarantine(connection),
-        late=late,
+        late=_late(connection),
     )
 
 

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         RollupQuery,
         RollupRow,
         StatusFigures,
+        Uncounted,
         UnpricedModel,
         VerifyStep,
     )
@@ -168,6 +169,10 @@ class Store(Protocol):
 
     async def status(self) -> StatusFigures:
         """The store's own figures."""
+        ...
+
+    async def uncounted(self) -> Uncounted:
+        """How many records no rollup has, by why; `status` has more, and takes longer."""
         ...
 
     async def unpriced(self, period: PeriodIndex | None) -> list[UnpricedModel]:

@@ -28,13 +28,14 @@ if TYPE_CHECKING:
 
 SUM_COLUMNS = (*PLAIN_COLUMNS, *EXTRA_COLUMNS)
 _RARE = FACTORS[5:]
-_UNITS = (
+UNITS = (
     " + ".join(f"r.{name} * f.{name}" for name in FACTORS[:5])
     # Most rows have none of the rest: one look for all four, and not four products.
     + f" + iif({' | '.join(f'r.{name}' for name in _RARE)}, "
     + " + ".join(f"r.{name} * f.{name}" for name in _RARE)
     + ", 0)"
 )
+"""What a row of a rollup `r` costs under its `rate_factors` `f`, × 10^-12 US dollars."""
 
 
 def _summed(units: str) -> str:
@@ -51,7 +52,7 @@ def _summed(units: str) -> str:
 
 
 # Factors that are NULL, as a product beyond 64 bits, make the sum a floating-point number.
-SUMMED = _summed(f"sum(ifnull({_UNITS}, 0.0))")
+SUMMED = _summed(f"sum(ifnull({UNITS}, 0.0))")
 """What a query selects after its keys, from a rollup `r` joined with its `rate_factors` `f`."""
 
 SUMMED_UNPRICED = _summed("NULL")
@@ -82,11 +83,16 @@ class Added(NamedTuple):
 
     def as_sums(self) -> Sums:
         """The sums by name."""
-        return Sums(
-            **dict(zip(SUM_COLUMNS, self.sums, strict=True)),
-            unpriced_requests=self.unpriced_requests,
-            unpriced_tokens=self.unpriced_tokens,
-        )
+        return sums_from((*self.sums, self.unpriced_requests, self.unpriced_tokens))
+
+
+def sums_from(row: Sequence[int]) -> Sums:
+    """Sums by name; in the order of `SUM_COLUMNS`, then what of it is unpriced."""
+    return Sums._make(map(row.__getitem__, _ORDER))
+
+
+_NAMES = (*SUM_COLUMNS, "unpriced_requests", "unpriced_tokens")
+_ORDER = tuple(_NAMES.index(name) for name in Sums._fields)
 
 
 class Rates:

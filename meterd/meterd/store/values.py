@@ -114,9 +114,11 @@ class RollupQuery:
     """Only what that period bills, of whatever period it was used in."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sums:
-    """Added-up usage. `tokens` = input + output; parts are parts of those."""
+class Sums(NamedTuple):
+    """Added-up usage. `tokens` = input + output; parts are parts of those.
+
+    A tuple, since a month by client makes a thousand of them: a fifth of a dataclass's time.
+    """
 
     requests: int = 0
     failed_requests: int = 0
@@ -139,8 +141,7 @@ class Sums:
         return self.input_tokens + self.output_tokens
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RollupRow:
+class RollupRow(NamedTuple):
     """Sums under the keys that the query asked for; the others are empty."""
 
     sums: Sums
@@ -308,6 +309,15 @@ class UnpricedModel:
     model: str
     requests: int
     tokens: int
+
+
+class Uncounted(NamedTuple):
+    """Records that no rollup has."""
+
+    late_records: int
+    """More than 35 days old: waiting for `meterctl accept --late`."""
+    quarantined_records: int
+    lost_records: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,7 @@
 """Verify: the ledger added up once more, row by row, against everything that rests on it.
 
     ledger ── added up by day, model, rate ──▶ = rollup_day ── by period ──▶ = rollup_month
+                                                        rollup_month ── added up ──▶ = rollup_total
     runs, losses, quarantine ── tile ──▶ 1 … watermark of every producer, no gap, no overlap
 
 It reads in short transactions with the end of the ledger fixed at the start, so that it never
@@ -16,6 +17,7 @@ from meterd.errors import StorageFault
 from meterd.store.calendar import day_around, day_name
 from meterd.store.ledger_row import unpack
 from meterd.store.refold import SELECT
+from meterd.store.totals import DIFFERENT
 from meterd.store.values import VerifyStep
 
 if TYPE_CHECKING:
@@ -140,6 +142,7 @@ def _last_look(connection: sqlite3.Connection, totals: _Totals, end: int) -> lis
     return [
         *_days(connection, totals),
         *_months(connection),
+        *_totals(connection),
         *_runs(connection),
         *_sequences(connection),
         *_leases(connection),
@@ -180,6 +183,15 @@ def _months(connection: sqlite3.Connection) -> list[str]:
         f"{of_months[1]} and {of_months[3]}"
         for key in sorted({*days, *months})
         if (of_days := days.get(key, nothing)) != (of_months := months.get(key, nothing))
+    ]
+
+
+def _totals(connection: sqlite3.Connection) -> list[str]:
+    """Each client's period in one row, made once more from the rollup by month."""
+    return [
+        f"client {_client_name(connection, client)}, {period // 12}-{period % 12 + 1:02d}: the "
+        "total of its period is not the sum of its rollup by month"
+        for client, period in connection.execute(DIFFERENT)
     ]
 
 
