@@ -28,7 +28,7 @@ lint: install
 	@$(PYTHON) -m ruff check . && $(PYTHON) -m ruff format --check .
 
 types: install
-	@$(PYTHON) -m mypy --cache-dir .mypy_cache proto/meterd_proto middleware/meterd_middleware meterd/meterd tests examples benchmarks
+	@$(PYTHON) -m mypy --cache-dir .mypy_cache proto/meterd_proto proto/meterd_client middleware/meterd_middleware meterd/meterd tests examples benchmarks
 
 contracts: install
 	@.venv/bin/lint-imports --no-cache

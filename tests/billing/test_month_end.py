@@ -85,7 +85,7 @@ async def test_the_month_end_export_comes_out_digit_for_digit() -> None:
         bill = await office.meterctl("rollup", "2025-11", "--bill", "847.00")
         office.clock.step(IN_DECEMBER)
         closed = await office.meterctl("close", "2025-11")
-        verified = [step async for step in office.billing._proving.steps("")]
+        verified = [step async for step in office.billing._proving.steps(None)]
 
     assert table.lines == [
         "CLIENT        REQUESTS   TOKENS     COST",
@@ -329,7 +329,7 @@ async def test_unused_tokens_roll_over_oldest_first() -> None:
             closed = await office.meterctl("close", f"2025-{month:02d}", "--format", "json")
             (invoice,) = json.loads(closed.out)["invoices"]
             overages += [line["tokens"] for line in invoice["lines"] if line["kind"] == "overage"]
-        verified = [step async for step in office.billing._proving.steps("")]
+        verified = [step async for step in office.billing._proving.steps(None)]
 
     assert overages == [300_000]
     assert [text for step in verified for text in step.differences] == []

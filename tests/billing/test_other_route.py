@@ -171,7 +171,7 @@ async def test_sql_over_the_ledger_makes_the_same_cents(seed: int) -> None:
             for invoice in json.loads(closed.out)["invoices"]:
                 billed[invoice["client"]] += int(invoice["total"].replace(".", ""))
         proved = [
-            text async for step in office.billing._proving.steps("") for text in step.differences
+            text async for step in office.billing._proving.steps(None) for text in step.differences
         ]
         database = office.directory / "data" / "ledger.db"
         end_row = (await office.store.books.basis()).end_row

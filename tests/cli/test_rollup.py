@@ -244,7 +244,7 @@ def test_what_waits_or_was_lost_is_named(answers: Answers, meterctl: Meterctl) -
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["2025-13"], "MONTH is '2025-13', expected a month as 2026-11"),
+        (["2025-13"], "MONTH is '2025-13', expected a month as 2026-11, or last-month"),
         (["--by", "customer"], "--by is 'customer', expected client, project, model or day"),
         (["--by", "day,day"], "--by is 'day,day'"),
         (["--bill", "1e3"], "--bill is '1e3', expected an amount of money as 847.00"),

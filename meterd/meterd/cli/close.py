@@ -28,8 +28,9 @@ EXAMPLE = "meterctl close 2026-11 --dry-run"
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `meterctl close`."""
     parser.add_argument(
-        "month", type=month, metavar="MONTH", help="as 2026-11: the period that begins in it"
-    )
+        "month", type=month, metavar="MONTH",
+        help="as 2026-11, or last-month: the period that begins in it",
+    )  # fmt: skip
     parser.add_argument(
         "--dry-run", action="store_true",
         help="show the invoices and what stands in the way, close nothing",
@@ -98,7 +99,7 @@ def _write(
     if options.format == "json":
         document = {
             "schema": "meterd.close/1",
-            "period": options.month,
+            "period": result.period or options.month,
             "is_closed": result.is_closed,
             "obstacles": list(result.obstacles),
             "remarks": list(result.remarks),
@@ -132,13 +133,13 @@ def _print(
 
 
 def _sentence(result: billing_pb2.CloseProgress, options: argparse.Namespace) -> str:
-    invoices = list(result.invoices)
+    invoices, month = list(result.invoices), result.period or options.month
     many = counted(len(invoices), "invoice")
     if result.is_closed:
-        return f"{options.month} is closed: {many}{_sum(invoices)}."
+        return f"{month} is closed: {many}{_sum(invoices)}."
     if options.dry_run and not result.obstacles:
         return f"Nothing is in the way; {many}{_sum(invoices)} would be final. This was a dry run."
-    return f"{options.month} was not closed."
+    return f"{month} was not closed."
 
 
 def _sum(invoices: list[billing_pb2.Invoice]) -> str:

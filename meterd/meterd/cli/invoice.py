@@ -38,7 +38,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "month", nargs="?", type=month, metavar="MONTH",
-        help="as 2026-11: the period that begins in it (default: the running one)",
+        help="as 2026-11, or last-month: the period that begins in it (default: the running one)",
     )  # fmt: skip
     parser.add_argument(
         "--number", type=identifier("--number"), metavar="NUMBER",

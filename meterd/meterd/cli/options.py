@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 ID_CHARACTERS_MAX = 128
 TOKENS_MAX = 2**62
+LAST_MONTH = "last-month"
+"""Which one that is the daemon knows: it has the agency's time zone."""
 _MONTH = re.compile(r"[1-9][0-9]{3}-(0[1-9]|1[0-2])")
 _DAY = re.compile(r"[1-9][0-9]{3}-[0-9]{2}-[0-9]{2}")
 _TOKENS = re.compile(r"([0-9][0-9,_]*(?:\.[0-9]+)?)([kMB]?)")
@@ -85,9 +87,9 @@ def output_format(text: str) -> str:
 
 
 def month(text: str) -> str:
-    """A month as 2026-11: the period that begins in it."""
-    if not _MONTH.fullmatch(text):
-        raise WrongValue("MONTH", text, "a month as 2026-11")
+    """A month as 2026-11, or `last-month`: the period that begins in it."""
+    if text != LAST_MONTH and not _MONTH.fullmatch(text):
+        raise WrongValue("MONTH", text, "a month as 2026-11, or last-month")
     return text
 
 

@@ -31,8 +31,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--dry-run", action="store_true", help="with update: show what it changes")
     parser.add_argument(
-        "--month", type=month, metavar="MONTH", help="as 2026-11 (default: the running period)"
-    )
+        "--month", type=month, metavar="MONTH",
+        help="as 2026-11, or last-month (default: the running period)",
+    )  # fmt: skip
     parser.add_argument(
         "--model", type=identifier("--model"), metavar="MODEL", help="a model, or a pattern with *"
     )

@@ -48,7 +48,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `meterctl rollup`."""
     parser.add_argument(
         "month", nargs="?", type=month, metavar="MONTH",
-        help="as 2026-11: per client the period that begins in it (default: the running one)",
+        help="as 2026-11, or last-month: the period that begins in it (default: the running one)",
     )  # fmt: skip
     parser.add_argument(
         "--by", type=_dimensions, default=["client"], metavar="client,project,model,day",

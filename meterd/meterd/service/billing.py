@@ -9,23 +9,21 @@ from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
 
 from meterd.billing.chain import FIRST, canonical_json, hash_of, number_of
-from meterd.billing.contract import period_for
 from meterd.billing.credit_note import credit_note
 from meterd.billing.documents.page import html_of
 from meterd.billing.documents.rows import csv_of
-from meterd.billing.period import index_of
 from meterd.clock import moment_of
 from meterd.errors import InvalidRequest, NotFound, NotPossibleNow
 from meterd.money import CURRENCIES, minor_unit
 from meterd.service.closing import DEFAULT_SERIES, Closing
 from meterd.service.drafting import Drafting
 from meterd.service.invoice_message import draft_message, final_message, status_of
+from meterd.service.months import month_asked
 from meterd.service.profits import Profits
 from meterd.service.proving import Proving
 from meterd.service.repricing import Prices, check_reprice
 from meterd.service.status import answers, streams
 from meterd.store.book_values import DocumentLine, NewDocument, Series
-from meterd.store.values import PeriodIndex
 from meterd_proto.v1 import billing_pb2, billing_pb2_grpc
 
 if TYPE_CHECKING:
@@ -37,6 +35,7 @@ if TYPE_CHECKING:
     from meterd.ids import ProducerId
     from meterd.store.book_values import StoredDocument
     from meterd.store.store import Store
+    from meterd.store.values import PeriodIndex
 
 CHUNK_BYTES = 256 << 10
 FORMATS = ("pdf", "html", "csv", "json")
@@ -83,7 +82,7 @@ class BillingServicer(billing_pb2_grpc.BillingServiceServicer):
         self, request: billing_pb2.ListInvoicesRequest, context: object
     ) -> AsyncIterator[billing_pb2.Invoice]:
         """Stored invoices and credit notes, in the order of the chain."""
-        period = PeriodIndex(index_of(request.period)) if request.period else None
+        period = self._month(request.period) if request.period else None
         for document in await self._books.documents(period, request.client or None):
             if document.kind != "void":
                 yield final_message(document)
@@ -116,9 +115,7 @@ class BillingServicer(billing_pb2_grpc.BillingServiceServicer):
         agency = self._in_force.agency
         if not client:
             raise InvalidRequest("name the client whose invoice you want")
-        index = PeriodIndex(
-            index_of(period) if period else period_for(agency, client, self._clock.now()).index
-        )
+        index = self._month(period, client)
         stored = [one for one in await self._books.documents(index, client)
                   if one.kind == "invoice"]  # fmt: skip
         if stored:
@@ -132,6 +129,9 @@ class BillingServicer(billing_pb2_grpc.BillingServiceServicer):
             raise NotFound(f"meterd knows no client {client!r}: neither listed nor in the ledger")
         invoice = drafts.invoice(client)
         return None, dict(drafts.sheet(client, invoice))
+
+    def _month(self, name: str, client: str = "") -> PeriodIndex:
+        return month_asked(self._in_force.agency, name, self._clock.now(), client)
 
     async def _numbered(self, number: str) -> StoredDocument:
         found = await self._books.document(number)
@@ -214,7 +214,8 @@ class BillingServicer(billing_pb2_grpc.BillingServiceServicer):
         self, request: billing_pb2.VerifyInvoicesRequest, context: object
     ) -> AsyncIterator[billing_pb2.VerifyInvoicesProgress]:
         """The chain of numbers and hashes, and each closed invoice recomputed from the ledger."""
-        async for step in self._proving.steps(request.period):
+        month = self._month(request.period) if request.period else None
+        async for step in self._proving.steps(month):
             yield step
 
     @streams

@@ -27,6 +27,7 @@ from meterd.errors import NotPossibleNow, Unavailable
 from meterd.ids import OTHER, UNATTRIBUTED
 from meterd.money import CURRENCIES
 from meterd.service.invoice_message import draft_message, final_message
+from meterd.service.months import month_asked
 from meterd.store.book_values import ClosedClient, DocumentLine, NewDocument, Series
 from meterd.store.closing import BooksMoved
 from meterd.store.values import PeriodIndex
@@ -81,7 +82,10 @@ class Closing:
         self, request: billing_pb2.CloseRequest
     ) -> AsyncIterator[billing_pb2.CloseProgress]:
         """Progress, then what came out: obstacles, drafts on a dry run, or the invoices."""
-        period = PeriodIndex(index_of(request.period))
+        agency = self._in_force.agency
+        period = month_asked(agency, request.period, self._clock.now())
+        name = period_for_index(agency, "", period).name
+        yield billing_pb2.CloseProgress(period=name)
         for _ in range(ATTEMPTS_MAX):
             drafts = await self._drafting.drafts(period)
             closed = await self._books.closed_by()
@@ -105,7 +109,7 @@ class Closing:
                 yield progress
             return
         raise Unavailable(
-            f"usage of {request.period} keeps arriving, or prices change; try again in a minute"
+            f"usage of {name} keeps arriving, or prices change; try again in a minute"
         )
 
     async def _close(
@@ -192,7 +196,7 @@ class Closing:
         producers = await self._producers()
         end_ms = max(_ends_ms(drafts, todo))
         found += obstacles.of_producers(
-            agency, producers, end_ms, set(request.without), request.period
+            agency, producers, end_ms, set(request.without), _name(drafts, period)
         )
         if not request.allow_unpriced and any(one.unpriced_requests for one in statements):
             models = await self._store.unpriced(period)

@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
-from meterd.billing.contract import period_for, period_for_index
+from meterd.billing.contract import period_for_index
 from meterd.billing.conversion import conversion_of
-from meterd.billing.period import index_of
 from meterd.billing.plan_of_period import plan_of_period
 from meterd.billing.profit import Outcome, flags_of, outcome_of, service_cost_of
 from meterd.config.agency import ServiceCost
 from meterd.money import allot, exact, minor_unit
+from meterd.service.months import month_asked
 from meterd.service.remedies import Patient, change_of, percent_of, remedies_of
 from meterd.store.values import Grouping, PeriodIndex, RollupQuery, Sums
 from meterd_proto.v1 import billing_pb2
@@ -69,11 +69,7 @@ class Profits:
         """A row a client, greatest loss first; its projects below it; the total at the end."""
         agency, client = self._in_force.agency, request.client or None
         change = change_of(request.what_if_input)
-        index = PeriodIndex(
-            index_of(request.period)
-            if request.period
-            else period_for(agency, request.client, self._clock.now()).index
-        )
+        index = month_asked(agency, request.period, self._clock.now(), request.client)
         month = await self._month(agency, index, client)
         closed_under = await self._drafting.closed_under(client)
         taken_back = await self._taken_back(index, agency)

@@ -15,13 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from meterd.billing.account import invoice_of
 from meterd.billing.chain import Link, broken_links
-from meterd.billing.period import index_of
 from meterd.billing.sheet import Particulars, sheet
 from meterd.billing.statement import Statement
 from meterd.ids import OTHER
 from meterd.service.drafting import Gathered, billed_by_client
 from meterd.store.book_values import LedgerCut
-from meterd.store.values import PeriodIndex
 from meterd_proto.v1 import billing_pb2
 
 if TYPE_CHECKING:
@@ -30,6 +28,7 @@ if TYPE_CHECKING:
     from meterd.service.drafting import Drafting
     from meterd.store.book_values import Closing, StoredDocument
     from meterd.store.books import Books
+    from meterd.store.values import PeriodIndex
 
 DIFFERENCES_MAX = 100
 _COMPARED = (
@@ -45,9 +44,10 @@ class Proving:
         self._books = books
         self._drafting = drafting
 
-    async def steps(self, period: str) -> AsyncIterator[billing_pb2.VerifyInvoicesProgress]:
+    async def steps(
+        self, wanted: PeriodIndex | None
+    ) -> AsyncIterator[billing_pb2.VerifyInvoicesProgress]:
         """Progress by documents, with what differs; the last step is done."""
-        wanted = PeriodIndex(index_of(period)) if period else None
         total = await self._books.document_count()
         differences, made = await self._chain()
         yield _progress(0, total, differences)

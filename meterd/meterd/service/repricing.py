@@ -6,15 +6,14 @@ from decimal import Decimal
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
-from meterd.billing.contract import period_for, period_for_index
+from meterd.billing.contract import period_for_index
 from meterd.billing.conversion import BOOK_CURRENCY, conversion_of
-from meterd.billing.period import index_of
 from meterd.errors import InvalidRequest
 from meterd.money import exact, plain
 from meterd.pricing.book import installed_version
 from meterd.pricing.rate_card import REQUEST, TOOL
+from meterd.service.months import month_asked
 from meterd.store.repricing import PAGE_ROWS, STEP_ROWS
-from meterd.store.values import PeriodIndex
 from meterd_proto.v1 import billing_pb2
 
 if TYPE_CHECKING:
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from meterd.pricing.edition import Edition
     from meterd.pricing.rate_card import Rate
     from meterd.store.books import Books
-    from meterd.store.repricing import Change, ChangeKey, PriceDifference, Repricing, UsedRate
+from meterd.store.repricing import Change, ChangeKey, PriceDifference, Repricing, UsedRate
 
 OWN_PRICES = "meterd.toml"
 
@@ -67,12 +66,8 @@ class Prices:
     async def used(self, request: billing_pb2.PricesRequest) -> AsyncIterator[billing_pb2.PriceRow]:
         """The prices that a period's usage was priced by, a row a kind of token."""
         agency = self._in_force.agency
-        index = (
-            index_of(request.period)
-            if request.period
-            else period_for(agency, "", self._clock.now()).index
-        )
-        for one in await self._books.used_rates(PeriodIndex(index)):
+        index = month_asked(agency, request.period, self._clock.now())
+        for one in await self._books.used_rates(index):
             if request.model and not fnmatchcase(one.model, request.model):
                 continue
             if not one.number:

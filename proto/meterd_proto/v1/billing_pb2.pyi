@@ -380,11 +380,14 @@ class CloseProgress(_message.Message):
     IS_DONE_FIELD_NUMBER: _builtins.int
     REMARKS_FIELD_NUMBER: _builtins.int
     IS_CLOSED_FIELD_NUMBER: _builtins.int
+    PERIOD_FIELD_NUMBER: _builtins.int
     done: _builtins.int
     total: _builtins.int
     is_done: _builtins.bool
     is_closed: _builtins.bool
     """on the last: the period is closed"""
+    period: _builtins.str
+    """on the first: which month was meant, as 2026-11"""
     @_builtins.property
     def obstacles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """why it can't be closed, a sentence each"""
@@ -407,10 +410,11 @@ class CloseProgress(_message.Message):
         is_done: _builtins.bool = ...,
         remarks: _abc.Iterable[_builtins.str] | None = ...,
         is_closed: _builtins.bool = ...,
+        period: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "invoices", b"invoices", "is_closed", b"is_closed", "is_done", b"is_done", "obstacles", b"obstacles", "remarks", b"remarks", "total", b"total"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "invoices", b"invoices", "is_closed", b"is_closed", "is_done", b"is_done", "obstacles", b"obstacles", "period", b"period", "remarks", b"remarks", "total", b"total"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
