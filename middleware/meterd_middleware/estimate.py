@@ -101,7 +101,9 @@ _CL100K: Shares = {
 }
 """The same of cl100k_base: GPT-4 and 3.5, and OpenAI's embeddings."""
 
-_OLDER = re.compile(r"(?:.*/)?(?:gpt-4(?![o.])|gpt-3\.5|gpt-35|text-embedding)")
+_OLDER = re.compile(
+    r"(?:.*/)?(?:ft:)?(?:gpt-4(?![o.])|gpt-3\.5|gpt-35|text-embedding|(?:davinci|babbage)-002)"
+)
 _FACTORS: Mapping[str, float] = {"anthropic": 1.2, "aws.bedrock": 1.15, "mistral_ai": 1.1}
 """How many more tokens a provider's own tokenizer makes of the same text."""
 

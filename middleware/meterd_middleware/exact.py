@@ -19,61 +19,83 @@ from __future__ import annotations
 import atexit
 import importlib.util
 import json
+import lzma
 import os
 import re
 import threading
 import time
+from dataclasses import replace
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from meterd_middleware import estimate, vocabulary
 from meterd_middleware.readers import text as reader_text
 from meterd_middleware.readers.parsing import parsed
-from meterd_middleware.tokenizer import Tokenizer
+from meterd_middleware.settlement import NOTE_CHARACTERS_MAX
+from meterd_middleware.tokenizer import Tokenizer, compiled
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from meterd_middleware.readers import TextSeen
     from meterd_middleware.request import ProviderCall
+    from meterd_middleware.usage import UsageRecord
 
 BODY_BYTES_MAX = 256 * 1024
 """A larger request is reckoned, not counted: parsing it would hold others up."""
 
-PENDING_MAX = 1024
-"""So many calls wait to be counted; beyond that they are reckoned at once."""
+PENDING_MAX = 64
+"""So many calls wait to be counted; beyond that they are reckoned at once. Each holds its
+request's body and what was kept of its text."""
+
+COMMAS_MAX = 8_000
+"""A body with more isn't parsed: a parser lets nobody in, and takes longer for many small
+things than for much text."""
 
 EXIT_TIMEOUT_S = 1.0
 """How long the end of the process waits for what is being counted."""
 
-_OURS = re.compile(r"(?:.*/)?(?:ft:)?(?:gpt-|chatgpt-|o[134](?:-|$)|text-embedding-)")
+NOTE = "counted with tiktoken"
+"""Said of a record whose estimate is a count. It stays marked as estimated: the provider bills
+what it counts itself, and of a stream that was left it counts more than passed."""
+
+_OURS = re.compile(
+    r"(?:.*/)?(?:ft:)?(?:gpt-|chatgpt-|codex-|o[134](?:-|$)|text-embedding-|(?:davinci|babbage)-002)"
+)
 
 
 def is_installed() -> bool:
-    """Whether the extra is there."""
-    return importlib.util.find_spec("tiktoken") is not None
+    """Whether the extra is there, with what it brings."""
+    return all(importlib.util.find_spec(name) is not None for name in ("tiktoken", "regex"))
 
 
-def keep_texts() -> None:
-    """Have readers keep the text of streams that end without a count."""
+def prepare() -> None:
+    """Have readers keep the text of streams that end without a count, and import `regex`.
+
+    Importing and compiling can't be done in slices: so it is done where a Meter is made, and
+    not at the first call that needs it.
+    """
     reader_text.keep_text = True
+    for pattern in vocabulary.PATTERNS.values():
+        compiled(pattern)
 
 
-def knows(model: str) -> bool:
-    """Whether a model's tokens are counted by a vocabulary that we have."""
-    return _OURS.match(model) is not None
+def takes(call: ProviderCall) -> bool:
+    """Whether a call would be counted: by a vocabulary that we have, its body not too large."""
+    return call.input_bytes <= BODY_BYTES_MAX and _OURS.match(call.request_model) is not None
 
 
 class Counting:
     """One thread that counts, for all Meters of the process."""
 
     def __init__(self) -> None:
-        self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._jobs: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
         self._is_started = False
         self._lock = threading.Lock()
-        self._tokenizers: dict[str, Tokenizer] = {}
+        self._tokenizers: dict[str, Tokenizer | None] = {}
+        self._counted = 0
 
-    def later(self, job: Callable[[], None]) -> bool:
+    def later(self, job: Callable[[], object]) -> bool:
         """Have this done on the thread; False: too much waits, do it here. Safe in finalisers."""
         if self._jobs.qsize() >= PENDING_MAX:
             return False
@@ -99,6 +121,15 @@ class Counting:
         self.start()
         return done.wait(timeout)
 
+    def noted(self, make: Callable[[], list[UsageRecord]]) -> list[UsageRecord]:
+        """The records that `make` makes on this thread; where they were counted, that is said."""
+        self._counted = 0
+        records = make()
+        if self._counted and records[0].is_estimated:
+            note = f"{records[0].note}; {NOTE}" if records[0].note else NOTE
+            records[0] = replace(records[0], note=note[:NOTE_CHARACTERS_MAX])
+        return records
+
     def _run(self) -> None:
         estimate.on_this_thread.counter = self
         while True:
@@ -112,31 +143,46 @@ class Counting:
 
     def input_tokens(self, call: ProviderCall, body: bytes) -> int | None:
         """The tokens of a request, exactly as far as its messages go."""
-        if not knows(call.request_model) or len(body) > BODY_BYTES_MAX:
+        if not takes(call) or len(body) > BODY_BYTES_MAX:
             return None
         lean, pictures = estimate.without_base64(call, body)
+        _let_others_in()
+        if lean.count(b",") > COMMAS_MAX:
+            return None
         fields = parsed(lean)
         if not isinstance(fields, dict):
             return None
-        count = self._tokenizer(call.request_model).count
-        return pictures + _input_tokens(fields, count)
+        tokenizer = self._tokenizer(call.request_model)
+        if tokenizer is None:
+            return None
+        self._counted += 1
+        return pictures + _input_tokens(fields, tokenizer.count)
 
     def output_tokens(self, seen: TextSeen, call: ProviderCall) -> int | None:
         """The tokens of the text that passed, where all of it was kept."""
         is_whole = 0 < len(seen.text) < reader_text.TEXT_KEPT_CHARACTERS_MAX
-        if not is_whole or not knows(call.request_model):
+        if not is_whole or not takes(call):
             return None
-        return self._tokenizer(call.request_model).count(seen.text)
-
-    def _tokenizer(self, model: str) -> Tokenizer:
-        name = "cl100k_base" if estimate.is_older(model) else "o200k_base"
-        tokenizer = self._tokenizers.get(name)
+        tokenizer = self._tokenizer(call.request_model)
         if tokenizer is None:
-            read = vocabulary.read(name)
-            ranks = vocabulary.ranks(read, _let_others_in)
-            tokenizer = Tokenizer(read.pattern, ranks, _let_others_in)
-            self._tokenizers[name] = tokenizer
-        return tokenizer
+            return None
+        self._counted += 1
+        return tokenizer.count(seen.text)
+
+    def _tokenizer(self, model: str) -> Tokenizer | None:
+        """The model's tokenizer, made at its first call; None where its file can't be read."""
+        name = "cl100k_base" if estimate.is_older(model) else "o200k_base"
+        if name not in self._tokenizers:
+            self._tokenizers[name] = _made(name)
+        return self._tokenizers[name]
+
+
+def _made(name: str) -> Tokenizer | None:
+    try:
+        ranks = vocabulary.ranks(vocabulary.read(name), _let_others_in)
+        return Tokenizer(vocabulary.PATTERNS[name], ranks, _let_others_in)
+    except (OSError, ValueError, ImportError, lzma.LZMAError):
+        return None  # reckoned then, as without the extra
 
 
 def _let_others_in() -> None:

@@ -77,7 +77,7 @@ class Exchanges:
         """Count what would be estimated, on a thread of its own, where the extra is installed."""
         self._counts_exactly = exact.is_installed()
         if self._counts_exactly:
-            exact.keep_texts()
+            exact.prepare()
 
     # Entries. None of them raises.
 
@@ -280,7 +280,7 @@ class Exchanges:
             return
         sent, call, held = exchange.sent, exchange.sent.call, exchange.reservation
         try:
-            if self._counts_exactly and exact.knows(call.request_model):
+            if self._counts_exactly and exact.takes(call):
                 exact.COUNTING.start()
             exchange.call_number = self._sink.open_call(
                 OpenCall(
@@ -314,10 +314,11 @@ class Exchanges:
         held = exchange.reservation
         if self._counts_exactly and is_uncounted(sent, exchange.http_status, reading):
             job = partial(self._record_counted, exchange, ending, reading, duration_ms, held)
-            if exact.knows(sent.call.request_model) and exact.COUNTING.later(job):
+            if exact.takes(sent.call) and exact.COUNTING.later(job):
                 exchange.reservation = None  # the job settles it
                 return
-        self._record(exchange, ending, reading, duration_ms, held, late=late)
+        records = records_of(sent, ending, exchange.http_status, reading, duration_ms)
+        self._record(exchange, reading, records, held, late=late)
 
     def _record_counted(
         self,
@@ -329,7 +330,11 @@ class Exchanges:
     ) -> None:
         """The rest of `settle` where there is time to count: on the thread of exact.py."""
         try:
-            self._record(exchange, ending, reading, duration_ms, held, late=False)
+            status = exchange.http_status
+            records = exact.COUNTING.noted(
+                lambda: records_of(exchange.sent, ending, status, reading, duration_ms)
+            )
+            self._record(exchange, reading, records, held, late=False)
         except Exception as error:
             self.faults.note("settle", error)
             self.salvage(exchange, late=False)
@@ -340,15 +345,13 @@ class Exchanges:
     def _record(
         self,
         exchange: Exchange,
-        ending: Ending,
         reading: Reading,
-        duration_ms: int,
+        records: list[UsageRecord],
         held: Reservation | None,
         *,
         late: bool,
     ) -> None:
         sent, now_ns = exchange.sent, self._monotonic_ns()
-        records = records_of(sent, ending, exchange.http_status, reading, duration_ms)
         if sent.call.poll_id or reading.is_background:
             records = polled(records, sent.call.poll_id, reading)
         closes = exchange.call_number

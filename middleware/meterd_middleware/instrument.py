@@ -60,6 +60,8 @@ _BY_HAND = {
     "aiohttp": "only an aiohttp.ClientSession can",
     "xai_sdk": "xai-sdk goes through gRPC",
     "litellm": "litellm makes its clients itself, a provider at a time",
+    "together": "together goes through requests and aiohttp before version 2",
+    "huggingface_hub": "huggingface_hub goes through requests and aiohttp before version 1",
 }
 
 
@@ -108,7 +110,10 @@ class _Found:
             return
         special = _SPECIAL.get(_name_of(thing))
         if special is not None:
-            special(self, thing)
+            try:
+                special(self, thing)
+            except (AttributeError, KeyError, TypeError) as error:
+                raise CannotInstrument(_unknown(thing)) from error
             return
         if isinstance(thing, (str, bytes, int, float, list, dict, tuple, type)):
             return
@@ -180,6 +185,8 @@ class _Found:
     def huggingface(self, _: Any) -> None:
         """Hugging Face: one shared sync client, and async clients made anew for each use."""
         http = sys.modules["huggingface_hub.utils._http"]
+        if not hasattr(http, "set_async_client_factory"):
+            return  # before version 1
         self.look(http.get_session())
         make = http._GLOBAL_ASYNC_CLIENT_FACTORY
         make = getattr(make, "_meterd_inner", make)
@@ -222,11 +229,24 @@ def _inner(thing: object) -> Iterator[object]:
             yield inner
 
 
-def _why_not(client: object) -> str:
-    kind = type(client)
-    name = (
-        client.__name__ if isinstance(client, ModuleType) else f"{kind.__module__}.{kind.__name__}"
+def _full_name(client: object) -> str:
+    if isinstance(client, ModuleType):
+        return client.__name__
+    kind = client if isinstance(client, type) else type(client)
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _unknown(client: object) -> str:
+    return (
+        f"{_full_name(client)} is made otherwise in this version than in those that meterd knows: "
+        "use instrument_all(meter), or count its calls with meter.call(...) or meter.record(...)"
     )
+
+
+def _why_not(client: object) -> str:
+    name = _full_name(client)
+    if isinstance(client, type):
+        return f"{name} is a class: give instrument() an object of it"
     reason = _BY_HAND.get(name.partition(".")[0], "it holds no httpx or httpx2 client")
     return (
         f"{name} can't be metered by its transport: {reason}. Give instrument() the SDK's client "

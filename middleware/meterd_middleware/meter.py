@@ -97,7 +97,8 @@ class Meter:
         )
         shipper = Shipper(settings, leases)
         self._join(settings, shipper, leases, on_record)
-        self.exchanges.count_exactly()
+        if settings.tiktoken and not settings.disabled:
+            self.exchanges.count_exactly()
 
     def _join(
         self,
@@ -309,8 +310,9 @@ class Meter:
             return
         self.exchanges.catch_up()
         try:
+            started = time.monotonic()
             self.exchanges.drain(timeout / 2)
-            self._shipper.close(timeout)
+            self._shipper.close(max(0.0, timeout - (time.monotonic() - started)))
         except Exception as error:
             self.exchanges.faults.note("close", error)
 

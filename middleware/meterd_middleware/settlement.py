@@ -95,7 +95,7 @@ def records_of(
 
 def is_uncounted(sent: Sent, http_status: int, reading: Reading) -> bool:
     """Whether something of a call that may have cost tokens has to be counted by us."""
-    if not 200 <= http_status < 300 or reading.pending_id:
+    if (http_status and not 200 <= http_status < 300) or reading.pending_id:
         return False
     usages = reading.usages
     if not usages or not reading.is_complete:

@@ -1,12 +1,12 @@
 """Vocabularies of OpenAI's tokenizers, in our wheel: they can't be downloaded at run time.
 
-    vocabularies/NAME.xz ──read()──▶ pattern that cuts a text into words, tokens in order of rank
+    vocabularies/NAME.xz ──read()──▶ tokens in order of rank
                          ──ranks()─▶ {token: rank}, in slices, so that no other thread waits
+    PATTERNS             cut a text into words, none of which a token crosses
 
-A file is xz of one line of JSON (`pattern`, and `sha256` of the vocabulary as it was
-published) and each token behind one byte of its length, in order of rank. o200k_base takes
-0.8 MB so, cl100k_base 0.4 MB. `pack` makes one of what OpenAI publishes; a test unpacks them,
-and finds the checksums that tiktoken expects.
+A file is xz of the tokens in order of rank, each behind one byte of its length. o200k_base
+takes 0.8 MB so, cl100k_base 0.4 MB. `pack` makes one of what OpenAI publishes; a test unpacks
+them, and finds the checksums and patterns that tiktoken has.
 
 Source: tiktoken 0.14 (MIT), `tiktoken_ext/openai_public.py`.
 """
@@ -14,11 +14,9 @@ Source: tiktoken 0.14 (MIT), `tiktoken_ext/openai_public.py`.
 from __future__ import annotations
 
 import base64
-import hashlib
-import json
 import lzma
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,32 +25,50 @@ NAMES = ("o200k_base", "cl100k_base")
 SLICE_TOKENS = 1024
 """After so many tokens the others get their turn: a quarter of a millisecond."""
 
+_UPPER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]"
+_LOWER = r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+_SUFFIX = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+PATTERNS = {
+    "o200k_base": "|".join(
+        (
+            rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+{_SUFFIX}",
+            rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*{_SUFFIX}",
+            r"\p{N}{1,3}",
+            r" ?[^\s\p{L}\p{N}]+[\r\n/]*",
+            r"\s*[\r\n]+",
+            r"\s+(?!\S)",
+            r"\s+",
+        )
+    ),
+    "cl100k_base": "|".join(
+        (
+            r"'(?i:[sdmt]|ll|ve|re)",
+            r"[^\r\n\p{L}\p{N}]?+\p{L}++",
+            r"\p{N}{1,3}+",
+            r" ?[^\s\p{L}\p{N}]++[\r\n]*+",
+            r"\s++$",
+            r"\s*[\r\n]",
+            r"\s+(?!\S)",
+            r"\s",
+        )
+    ),
+}
+"""Of each vocabulary; the first alternative that fits makes the next word."""
 
-class Vocabulary(NamedTuple):
-    """One tokenizer's data."""
 
-    pattern: str
-    sha256: str
-    """Of the published file."""
-    tokens: bytes
-    """Each behind a byte of its length, in order of rank."""
-
-
-def read(name: str) -> Vocabulary:
-    """The vocabulary of this name (`NAMES`), from our wheel."""
+def read(name: str) -> bytes:
+    """The tokens of this vocabulary (`NAMES`), each behind a byte of its length, by rank."""
     packed = (Path(__file__).parent / "vocabularies" / f"{name}.xz").read_bytes()
-    head, _, tokens = lzma.decompress(packed).partition(b"\n")
-    described = json.loads(head)
-    return Vocabulary(described["pattern"], described["sha256"], tokens)
+    return lzma.decompress(packed)
 
 
-def ranks(vocabulary: Vocabulary, pause: Callable[[], None]) -> dict[bytes, int]:
+def ranks(tokens: bytes, pause: Callable[[], None]) -> dict[bytes, int]:
     """Each token and its rank.
 
     Args:
+        tokens: what `read` returns.
         pause: called every `SLICE_TOKENS` tokens.
     """
-    tokens = vocabulary.tokens
     found: dict[bytes, int] = {}
     at, rank, size = 0, 0, len(tokens)
     while at < size:
@@ -65,21 +81,19 @@ def ranks(vocabulary: Vocabulary, pause: Callable[[], None]) -> dict[bytes, int]
     return found
 
 
-def pack(published: bytes, pattern: str) -> bytes:
+def pack(published: bytes) -> bytes:
     """The file made of a vocabulary as published: a line for each token, base64 and rank."""
     lines = [line.split() for line in published.splitlines() if line]
     assert [int(rank) for _, rank in lines] == list(range(len(lines)))
     tokens = [base64.b64decode(token) for token, _ in lines]
-    head = {"pattern": pattern, "sha256": hashlib.sha256(published).hexdigest()}
     body = b"".join(bytes([len(token)]) + token for token in tokens)
-    data = json.dumps(head).encode() + b"\n" + body
-    return lzma.compress(data, preset=9 | lzma.PRESET_EXTREME)
+    return lzma.compress(body, preset=9 | lzma.PRESET_EXTREME)
 
 
-def published(vocabulary: Vocabulary) -> bytes:
+def published(tokens: bytes) -> bytes:
     """What `pack` was given: for comparing its checksum."""
     lines = [
         b"%s %d\n" % (base64.b64encode(token), rank)
-        for token, rank in ranks(vocabulary, lambda: None).items()
+        for token, rank in ranks(tokens, lambda: None).items()
     ]
     return b"".join(lines)

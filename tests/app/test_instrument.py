@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import aiohttp
 import boto3
@@ -125,6 +126,48 @@ def test_what_cant_be_metered_says_why_and_what_to_do(
 
     assert reason in str(caught.value)
     assert "meter.record(...)" in str(caught.value)
+
+
+class _Endless:
+    """A client of an SDK that nobody knows, which has whatever it is asked for."""
+
+    def __getattr__(self, name: str) -> Any:
+        return _Endless()
+
+
+class _Unwilling:
+    """A client that needs a key before it says anything."""
+
+    @property
+    def _client(self) -> Any:
+        raise PermissionError("no key")
+
+
+@pytest.mark.parametrize(
+    "thing",
+    [None, 7, {}, [], len, _Endless(), _Unwilling(), mock.MagicMock(),
+     subprocess, iter(()), ValueError("x"), openai.OpenAI],
+    ids=repr,
+)  # fmt: skip
+def test_whatever_is_given_instead_of_a_client_is_said_in_one_sentence(
+    meter: RecordingMeter, thing: Any
+) -> None:
+    """Before any call is made, and with no other exception."""
+    with pytest.raises(CannotInstrument) as caught:
+        instrument(thing, meter=meter)
+
+    assert "\n" not in str(caught.value)
+
+
+def test_a_version_of_an_sdk_that_keeps_its_client_elsewhere_is_said_to_be_unknown(
+    meter: RecordingMeter,
+) -> None:
+    """What can't be metered whole isn't metered in part."""
+    genai = pytest.importorskip("google.genai._api_client")
+    client = genai.BaseApiClient.__new__(genai.BaseApiClient)
+
+    with pytest.raises(CannotInstrument, match="made otherwise in this version"):
+        instrument(client, meter=meter)
 
 
 def test_a_transport_of_the_wrong_family_is_noticed_before_the_first_call(

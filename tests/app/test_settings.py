@@ -98,6 +98,14 @@ def test_a_target_that_cant_be_read_is_named(given: str) -> None:
         Settings.load(environ={**HOME, "METERD_TARGET": given})
 
 
+@pytest.mark.parametrize(
+    ("given", "is_on"), [("", True), ("1", True), ("0", False), ("off", False)]
+)
+def test_counting_with_tiktoken_can_be_turned_off(given: str, is_on: bool) -> None:
+    """Where it is installed for something else."""
+    assert Settings.load(environ={**HOME, "METERD_TIKTOKEN": given}).tiktoken is is_on
+
+
 def test_a_mistake_names_field_value_and_what_was_expected() -> None:
     with pytest.raises(InvalidSetting) as caught:
         Meter(on_untagged="drop")
