@@ -357,6 +357,28 @@ def test_each_fault_in_a_status_has_one_sentence_and_what_to_do(
     assert advice in found[0].advice
 
 
+def test_apps_that_ended_in_good_order_are_no_cause_for_a_warning() -> None:
+    """A nightly job is finished most of the day."""
+    status = a_status()
+    for producer in status.producers:
+        producer.is_connected, producer.is_finished = False, True
+
+    found = [one for one in daemon_findings(status) if one.check == "producers"]
+
+    assert [one.level for one in found] == [Level.OK]
+    assert found[0].message.startswith("no app runs now; the last ended in good order")
+
+
+def test_a_command_to_paste_runs_nothing_that_a_client_id_says() -> None:
+    """Ids come from request headers."""
+    status = a_status()
+    status.late_clients.add(client="$(reboot); x", records=1, tokens=1)
+
+    advice = [one.advice for one in daemon_findings(status) if one.check == "late"]
+
+    assert advice == ["`meterctl accept --late '$(reboot); x'` counts them"]
+
+
 def test_what_an_old_process_reported_is_history() -> None:
     """An app that was mended since would else be accused for ever."""
     status = a_status()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from decimal import Decimal
 
 import pytest
@@ -62,6 +63,18 @@ def test_times_for_machines_are_utc() -> None:
     """RFC 3339, whatever zone the terminal is in."""
     assert figures.timestamp(1_795_608_000_123_456_789) == "2026-11-25T12:00:00.123Z"
     assert figures.timestamp(0) == ""
+
+
+def test_times_for_people_name_their_zone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The days beside them are the agency's, and the reader may sit elsewhere."""
+    monkeypatch.setenv("TZ", "America/New_York")
+    time.tzset()
+
+    shown = figures.moment(1_795_608_000_123_456_789)
+
+    monkeypatch.undo()
+    time.tzset()
+    assert shown == "2026-11-25 07:00:00 EST"
 
 
 @pytest.mark.parametrize(

@@ -102,6 +102,7 @@ from = 2026-01-01
         ('thresholds = "80%"', 'is no list of strings; write it as ["one", "two"]'),
         ('thresholds = ["80"]', "'80' is no percentage; write it as \"30%\""),
         ('name = "a\\u0000b"', "has control characters"),
+        ('name = "abc\\u202Egro.live"', "has control characters"),
         ('rounding = "up"', 'none of "half_up", "half_even"'),
         ('tax = { rate = "19%" }', "needs a name and a rate"),
         ('tax = "19%"', "is no table; write it as [agency.tax]"),

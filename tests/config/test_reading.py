@@ -7,6 +7,7 @@ from datetime import date
 from decimal import Decimal
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -171,6 +172,15 @@ def test_every_setting_becomes_a_value() -> None:
     assert agency.on_threshold is not None
     assert agency.on_threshold.command == ("/usr/local/bin/tell", "owner")
     assert agency.access_keys[0].scope == "ship"
+
+
+@pytest.mark.parametrize(
+    "name", ["شرکت می\u200cخواهم", "क्\u200dष", "Family 👩\u200d👧", "א\u200f (IL)"]
+)
+def test_names_keep_the_invisible_letters_that_they_are_spelt_with(name: str) -> None:
+    document = f'[plans.p]\ntype = "free"\n[clients.acme]\nname = "{name}"\nplan = "p"\n'
+
+    assert toml.read(document.encode()).agency.clients["acme"].name == name
 
 
 def test_a_service_level_alone_is_the_lower_bound_of_its_band() -> None:

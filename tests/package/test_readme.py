@@ -41,7 +41,6 @@ def test_the_first_example_runs_as_pasted_and_prints_what_it_says() -> None:
             "XDG_RUNTIME_DIR": "",
             "XDG_STATE_HOME": "",
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            "PYTHONPATH": str(ROOT),
         }
         with subprocess.Popen(
             ["bash", "-c", commands],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from typing import TYPE_CHECKING, TypeVar
 
@@ -80,6 +81,9 @@ def _producers(status: admin_pb2.StatusResponse) -> Iterator[Finding]:
     names = ", ".join(sorted({producer.name for producer in connected})[:_SHOWN_MAX])
     if connected:
         yield ok("producers", f"{counted(len(connected), 'producer')} connected: {names}")
+    elif all(producer.is_finished for producer in status.producers):
+        last = max(producer.last_seen_unix_ns for producer in status.producers)
+        yield ok("producers", f"no app runs now; the last ended in good order {_ago(status, last)}")
     else:
         last = max(producer.last_seen_unix_ns for producer in status.producers)
         yield warning(
@@ -160,14 +164,15 @@ def _unbilled(status: admin_pb2.StatusResponse) -> Iterator[Finding]:
             "late",
             f"{counted(late.records, 'record')} of {late.client}, {short_tokens(late.tokens)} "
             "tokens, came more than 35 days late and wait",
-            f"`meterctl accept --late {late.client}` counts them",
+            f"`meterctl accept --late {shlex.quote(late.client)}` counts them",
         )
     for model in _first(status.unpriced_models):
         yield problem(
             "prices",
             f"{model.model} of {model.provider or 'an unknown provider'} has no price: "
             f"{counted(model.requests, 'request')}, {short_tokens(model.tokens)} tokens unpriced",
-            "give it a price in meterd.toml, then `meterctl apply`",
+            "give it a price in meterd.toml, then `meterctl apply meterd.toml`, and `meterctl "
+            'reprice --why "…"` for what was used before',
         )
 
 

@@ -92,10 +92,13 @@ def duration(nanoseconds: int) -> str:
 
 
 def moment(unix_ns: int) -> str:
-    """A moment in the reader's own time zone, to the second; a dash where there is none."""
+    """A moment in the reader's own time zone and with its name; a dash where there is none.
+
+    Named, since the days and periods around it are those of the agency's zone.
+    """
     if not unix_ns:
         return "-"
-    return _utc(unix_ns).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    return _utc(unix_ns).astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
 
 
 def timestamp(unix_ns: int) -> str:

@@ -55,8 +55,10 @@ def run(arguments: Sequence[str], console: Console) -> int:
         return _say(console, program, f"{error}; see `{program} --help`", WRONG_USAGE)
     except Unavailable as error:
         return _say(console, program, str(error), UNAVAILABLE)
-    except (MeterdError, OSError) as error:
+    except MeterdError as error:
         return _say(console, program, str(error), FAILED)
+    except OSError as error:
+        return _say(console, program, _sentence(error), FAILED)
     return code
 
 
@@ -122,6 +124,13 @@ def _unknown(name: str) -> str:
     close = get_close_matches(name, COMMANDS, n=1)
     meant = f"did you mean {close[0]}?" if close else f"expected one of {', '.join(COMMANDS)}"
     return f"COMMAND is {name!r}, {meant}"
+
+
+def _sentence(error: OSError) -> str:
+    """What the system said, without its number: `/root/x: Permission denied`."""
+    if error.strerror is None:
+        return str(error)
+    return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
 
 
 def _say(console: Console, program: str, sentence: str, code: int) -> int:

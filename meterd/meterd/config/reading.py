@@ -27,6 +27,10 @@ Choice = TypeVar("Choice", bound=StrEnum)
 
 TEXT_CHARACTERS_MAX = 2_000
 
+# Names are spelt with them: a non-joiner in Persian, joiners in Hindi and in emoji, marks of
+# direction between Hebrew and Latin. What overrides a direction (U+202A to U+202E) isn't here.
+_INVISIBLE_LETTERS = frozenset("\u200c\u200d\u200e\u200f")
+
 
 class Notes:
     """What was found wrong, and what is only strange, each with its line."""
@@ -200,7 +204,8 @@ def text(value: object) -> str:
         raise ValueError(f"{value!r} is no text; write it in quotes")
     if len(value) > TEXT_CHARACTERS_MAX:
         raise ValueError(f"has {len(value)} characters, at most {TEXT_CHARACTERS_MAX} are allowed")
-    if any(not character.isprintable() and character != "\n" for character in value):
+    allowed = _INVISIBLE_LETTERS | {"\n"}
+    if any(not character.isprintable() and character not in allowed for character in value):
         raise ValueError("has control characters")
     return value
 
