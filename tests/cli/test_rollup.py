@@ -5,9 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
+import sys
+from datetime import date
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from meterd.cli.bill import share_bill
@@ -15,6 +19,7 @@ from meterd_proto.v1 import rollup_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from tests.cli.answering import Answers
     from tests.cli.running import Meterctl
@@ -113,6 +118,89 @@ def test_csv_is_exact_and_no_formula(answers: Answers, meterctl: Meterctl) -> No
     assert lines[0]["cost"] == "-0.5"
     assert lines[1]["client"] == "b,c"
     assert lines[1]["cost"] == "8.4688"
+
+
+def test_parquet_is_exact(answers: Answers, meterctl: Meterctl, tmp_path: Path) -> None:
+    """Decimals, not doubles: what an analyst sums is what the agency bills."""
+    answers.rollup = rollup(
+        ({"client": "a", "day": "2025-11-03"}, {"tokens": 2**53 + 1, "cost": "0.1"}),
+        ({"client": "b", "day": "2025-11-04"}, {"tokens": 3, "cost": "31.420300000000000001"}),
+        ({"client": "c", "day": "2025-11-05"}, {"requests": 2, "unpriced_requests": 2}),
+        total={"cost": "31.520300000000000001"},
+    )
+    path = tmp_path / "november.parquet"
+
+    result = meterctl("rollup", "2025-11", "--by", "client,day", "--output", str(path))
+
+    table = pyarrow.parquet.read_table(path)
+    assert result.lines == [f"3 rows of 2025-11 written to {path}."]
+    assert table.column("cost").to_pylist() == [
+        Decimal("0.1"), Decimal("31.420300000000000001"), Decimal(0),
+    ]  # fmt: skip
+    assert table.column("tokens").to_pylist() == [2**53 + 1, 3, 0]
+    assert table.column("day").to_pylist()[0] == date(2025, 11, 3)
+    assert table.schema.field("cost").type == pyarrow.decimal128(38, 18)
+    assert table.schema.metadata[b"timezone"] == b"America/New_York"
+    assert set(table.column("currency").to_pylist()) == {"USD"}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["november.parquet"]
+
+
+def test_a_month_without_usage_is_a_parquet_file_without_rows(
+    answers: Answers, meterctl: Meterctl, tmp_path: Path
+) -> None:
+    """So that a script that reads all months needs no special case."""
+    answers.rollup = rollup(total={})
+    path = tmp_path / "nothing.parquet"
+
+    assert meterctl("rollup", "2025-11", "--output", str(path)).code == 0
+
+    assert pyarrow.parquet.read_table(path).num_rows == 0
+
+
+def test_a_cost_that_parquet_would_round_is_refused(
+    answers: Answers, meterctl: Meterctl, tmp_path: Path
+) -> None:
+    """A finer scale is taken while all digits fit; then a sentence, and no file."""
+    fine, finer = "0." + "1" * 30, "123456789." + "1" * 30
+    path = tmp_path / "fine.parquet"
+    answers.rollup = rollup(client("a", 1, 1, fine), total={"cost": fine})
+    assert meterctl("rollup", "2025-11", "--output", str(path)).code == 0
+    assert pyarrow.parquet.read_table(path).column("cost").to_pylist() == [Decimal(fine)]
+    answers.rollup = rollup(client("a", 1, 1, finer), total={"cost": finer})
+
+    result = meterctl("rollup", "2025-11", "--output", str(tmp_path / "finer.parquet"))
+
+    assert (result.code, finer in result.err) == (1, True)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["fine.parquet"]
+
+
+def test_without_pyarrow_one_sentence_says_what_to_install(
+    answers: Answers, meterctl: Meterctl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is an extra: whoever wants csv needn't have it."""
+    answers.rollup = EXPORT
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+
+    result = meterctl("rollup", "2025-11", "--output", str(tmp_path / "x.parquet"))
+
+    assert result.code == 1
+    assert result.err.splitlines() == [
+        "meterctl rollup: Parquet is written by pyarrow, which isn't installed here: "
+        "`pip install 'meterd[parquet]'`"
+    ]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("form", ["csv", "json"])
+def test_a_file_is_what_would_have_been_printed(
+    answers: Answers, meterctl: Meterctl, tmp_path: Path, form: str
+) -> None:
+    answers.rollup = EXPORT
+    path = tmp_path / f"november.{form}"
+
+    assert meterctl("rollup", "2025-11", "--output", str(path)).code == 0
+
+    assert path.read_text() == meterctl("rollup", "2025-11", "--format", form).out
 
 
 def test_a_column_that_differs_from_its_total_by_a_cent_says_so(
@@ -247,10 +335,20 @@ def test_what_waits_or_was_lost_is_named(answers: Answers, meterctl: Meterctl) -
         (["2025-13"], "MONTH is '2025-13', expected a month as 2026-11, or last-month"),
         (["--by", "customer"], "--by is 'customer', expected client, project, model or day"),
         (["--by", "day,day"], "--by is 'day,day'"),
+        (["--format", "parquet"], "Parquet is no text: name its file with --output FILE.parquet"),
+        (
+            ["--output", "/nowhere/x.parquet"],
+            "--output is '/nowhere/x.parquet', expected a file in a directory that exists",
+        ),
+        (
+            ["--output", "/tmp"],
+            "--output is '/tmp', expected a file that ends in .csv, .json or .parquet",
+        ),
+        (["--bill", "1", "--output", "x.parquet"], "--bill goes with table, csv and json"),
         (["--bill", "1e3"], "--bill is '1e3', expected an amount of money as 847.00"),
         (["--bill", "8", "--client", "a"], "--bill is about all clients"),
         (["--client", "naïve"], "--client is 'naïve', expected 1 to 128 printable ASCII"),
-        (["--format", "xml"], "--format is 'xml', expected table, csv or json"),
+        (["--format", "xml"], "--format is 'xml', expected table, csv, json or parquet"),
         (["--nonsense"], "unrecognized arguments: --nonsense"),
     ],
 )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +12,7 @@ from meterd.cli.figures import count, money, short_tokens
 from meterd.cli.invoice_document import COLUMNS, document_of, rows_of
 from meterd.cli.options import add_connection, add_format, identifier, month
 from meterd.cli.output import write_csv, write_json
+from meterd.cli.output_file import whole_file
 from meterd.cli.progress import Progress
 from meterd.cli.table import Column, printable, render
 from meterd_proto.v1 import billing_pb2, billing_pb2_grpc
@@ -95,27 +94,12 @@ def _write(daemon: Daemon, wanted: billing_pb2.DocumentRequest, form: str, path:
     """Write the document whole or not at all; returns the name that the daemon gave it."""
     stub = billing_pb2_grpc.BillingServiceStub(daemon.channel)
     wanted.format = form
-    if not path.parent.is_dir():
-        raise WrongValue("--output", str(path), "a file in a directory that exists")
     name = ""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            for chunk in daemon.follow(stub.Document, wanted, _TIMEOUT_S):
-                name = name or chunk.file_name
-                file.write(chunk.data)
-        Path(temporary).chmod(0o644 & ~_umask())
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with whole_file(path) as file:
+        for chunk in daemon.follow(stub.Document, wanted, _TIMEOUT_S):
+            name = name or chunk.file_name
+            file.write(chunk.data)
     return name
-
-
-def _umask() -> int:
-    current = os.umask(0o077)
-    os.umask(current)
-    return current
 
 
 def _all(daemon: Daemon, options: argparse.Namespace, console: Console) -> int:

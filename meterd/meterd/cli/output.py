@@ -19,6 +19,9 @@ Cell = str | int | None
 # headers, so a stranger could send one (OWASP, "CSV injection"; CVE-2021-41270). The wide
 # forms are read as the narrow ones by spreadsheets with a Japanese input method.
 _FORMULA_STARTS = tuple("=+-@\t\r\n＝＋－＠")
+# Where a spreadsheet splits at semicolons (much of Europe) or tabs, quotes inside a line don't
+# count, and what follows a separator begins a cell of its own.
+_HIDDEN_FORMULA = re.compile(r"([;\t\r\n])(?=[\s\"']*[=+\-@＝＋－＠])")
 _DECIMAL = re.compile(r"-?[0-9]+(\.[0-9]+)?(E[+-]?[0-9]+)?")
 _QUOTED = frozenset('",\r\n')
 
@@ -34,6 +37,7 @@ def csv_line(cells: Iterable[Cell], figures: frozenset[int] = frozenset()) -> st
 
 
 def _csv_text(text: str) -> str:
+    text = _HIDDEN_FORMULA.sub(r"\1'", text)
     if text.startswith(_FORMULA_STARTS):
         return "\"'" + text.replace('"', '""') + '"'
     if not _QUOTED.isdisjoint(text):

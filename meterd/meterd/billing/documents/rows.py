@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
 
 COLUMNS = ("number", "client", "period", "kind", "description", "tokens", "amount", "currency")
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+# A spreadsheet that splits at semicolons begins a cell after each, whatever is quoted.
+_HIDDEN_FORMULA = re.compile(r"([;\t\r\n])(?=[\s\"']*[=+\-@＝＋－＠])")
 
 
 def csv_of(sheet: Mapping[str, Any]) -> str:
@@ -42,4 +45,5 @@ def csv_of(sheet: Mapping[str, Any]) -> str:
 
 def harmless(text: str) -> str:
     """The text as a cell that no spreadsheet computes."""
+    text = _HIDDEN_FORMULA.sub(r"\1'", text)
     return f"'{text}" if text.startswith(_FORMULA_STARTS) else text
