@@ -15,7 +15,7 @@ from tests.quota.served import Served, Talk, serving
 from tests.support.builders import producer_id
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
 HARD = """
 [plans.tier]
@@ -119,6 +119,37 @@ async def test_idle_leases_are_called_back_for_who_needs_them(hard: Served) -> N
     assert revoked.client == "acme"
     assert revoked.quota_version > lease.quota_version
     assert (await asking).tokens == 5_000
+
+
+class _HastyLoop:
+    """An event loop whose timers come before their time: uvloop's do, by up to a millisecond."""
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(asyncio, name)
+
+    def get_running_loop(self) -> _HastyLoop:
+        return self
+
+    def time(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    def call_at(self, _: float, act: Callable[..., object], *args: object) -> None:
+        asyncio.get_running_loop().call_soon(act, *args)
+
+    call_later = call_at
+
+
+async def test_a_question_that_was_parked_is_always_answered(
+    hard: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A timer a moment too early once left it parked for ever: its calls went on undecided."""
+    idle, busy = await hard.talk("web-1"), await hard.talk("web-2")
+    await idle.lease(9_000)
+    monkeypatch.setattr("meterd.service.lender.asyncio", _HastyLoop())
+
+    denial = await busy.denial(5_000)
+
+    assert denial.holders == "web@host-1 (pid 71) holds 9,000"
 
 
 async def test_a_refusal_names_who_vanished_with_the_tokens(hard: Served) -> None:

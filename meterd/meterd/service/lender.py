@@ -49,8 +49,11 @@ PRODUCER_BYTES = 16
 class _Question:
     desk: Desk
     wanted: quota_pb2.LeaseWanted
-    wait_until_s: float = 0.0
-    """Until when it may be parked, in the loop's time; 0: it was not, yet."""
+    has_waited: bool = False
+    """It was parked before: others were asked for what they hold."""
+    is_due: bool = False
+    """Its time is up: it is decided for good. Said by its timer alone, since a loop's timers
+    may come a little before the moment that its clock says they were set for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,12 +291,11 @@ class Lender:
             for producer in self.register.holders(standing.quota)
             if (desk := self.desks.get(producer)) is not None and desk is not question.desk
         ]
-        loop = asyncio.get_running_loop()
-        if not question.wait_until_s:
-            question.wait_until_s = loop.time() + self._recall_wait_s
+        if not question.has_waited:
+            question.has_waited = True
             self._recall(ruling.client, standing.quota, others)
-            loop.call_at(question.wait_until_s, self._unpark, question)
-        if not others or loop.time() >= question.wait_until_s:
+            asyncio.get_running_loop().call_later(self._recall_wait_s, self._unpark, question)
+        if not others or question.is_due:
             return False
         self._parked.append(question)
         return True
@@ -311,6 +313,7 @@ class Lender:
             desk.answer(answers.revocation(client if quota.rule.client else "", version))
 
     def _unpark(self, question: _Question) -> None:
+        question.is_due = True
         if question in self._parked:
             self._parked.remove(question)
             self._put(question)
