@@ -156,6 +156,8 @@ class Courier:
         self._adopter: Thread | None = None
         self._rotate_after_ns = ROTATE_NS
         self._rotated_ns = -ROTATE_NS_MAX
+        self._leases_early = True
+        """Nothing failed yet: calls wait for the first answer, so leases don't wait for Welcome."""
         self._is_ended = False
 
     def run(self) -> None:
@@ -296,7 +298,8 @@ class Courier:
             self._back_off()
             return
         target = self._targets.pop(0)
-        if self._leases is not None:
+        self._leases_early = self._leases_early and not self._targets
+        if self._leases is not None and not self._leases_early:
             self._leases.connecting()
         made = channel.connect(self._settings, target)
         stream = made.ship(self.inbox)
@@ -336,6 +339,7 @@ class Courier:
         self._next_attempt_ns = self._monotonic_ns() + wait_ms * _MS
 
     def _drop_link(self) -> None:
+        self._leases_early = False
         link, self._link = self._link, None
         if link is None:
             return
@@ -395,6 +399,7 @@ class Courier:
             self._next_attempt_ns = 0
 
     def _lose_lease_stream(self, link: _Link) -> None:
+        self._leases_early = False
         link.lease = None
         link.lease_retry_ns = self._monotonic_ns() + UPKEEP_NS
         if self._leases is not None:
@@ -458,7 +463,7 @@ class Courier:
         link, leases, delivery, spool = self._link, self._leases, self._delivery, self._spool
         if leases is None or link is None or delivery is None or spool is None:
             return
-        if not delivery.is_welcome:
+        if not (delivery.is_welcome or self._leases_early):
             return
         leases.tick()
         self._spools.drain()  # so that a lease's last record is known before its release is sent

@@ -34,8 +34,10 @@ if TYPE_CHECKING:
 _MS = 10**6
 _SUSPENDED_NS = 60 * 10**9
 """Wall time that passed beyond monotonic time: the host slept, and leases grew old unseen."""
-START_MS_MAX = 400
-"""A process's very first call may wait so long for the channel to be made (grpc's import)."""
+START_MS_MAX = 1_000
+"""A process's first call may wait so long for grpc's import and the channel: 60 ms where the
+machine is idle, five times that where three busy processes share its two cores. A daemon that
+is away ends the wait at once."""
 
 
 class LeaseSettings(Protocol):
@@ -175,7 +177,7 @@ class Leases:
     # ── what the shipper's thread calls ──
 
     def connecting(self) -> None:
-        """The channel is made and being connected: from now a first call waits its time."""
+        """The channel is being connected: from now a first call waits its time."""
         if not self._started_ns:
             self._started_ns = self._monotonic_ns()
             self._answer_all()
