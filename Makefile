@@ -1,7 +1,7 @@
 # Everything runs from .venv, which the first target that needs it makes (python3 and make suffice).
 PYTHON := .venv/bin/python
 
-.PHONY: help install demo test lint types contracts stubs stubs-check constraints bench torture quota-storm check
+.PHONY: help install demo test lint types contracts stubs stubs-check constraints sdk-matrix-old bench torture quota-storm check
 
 help:
 	@echo "make demo       meterd, a loopback provider and an example app, driven with real SDKs"
@@ -10,6 +10,7 @@ help:
 	@echo "make bench      the figures of docs/benchmarks.md; QUICK=1: in minutes"
 	@echo "make torture    kill -9 of app, workers and meterd under load, and thousands of simulations"
 	@echo "make quota-storm  real SDK calls on one hard quota, and kill -9 of workers and meterd"
+	@echo "make sdk-matrix-old  one older major of each SDK, in a venv of its own (needs the network)"
 	@echo "make stubs      generate the protobuf stubs"
 	@echo "make constraints  resolve the pins of constraints.txt anew (needs the network)"
 
@@ -43,6 +44,15 @@ constraints: install
 	@$(PYTHON) -m pip install --quiet uv
 	@$(PYTHON) -m uv pip compile --quiet --generate-hashes --universal --python-version 3.11 \
 	    --no-emit-index-url --no-header --no-annotate requirements-dev.in -o constraints.txt
+	@$(PYTHON) -m uv pip compile --quiet --generate-hashes --universal --python-version 3.11 \
+	    --no-emit-index-url --no-header --no-annotate requirements-older-sdks.in -o constraints-older-sdks.txt
+
+# docs/wire.md has what came out last.
+OLDER := .venv-older-sdks/bin/python
+sdk-matrix-old:
+	@test -x $(OLDER) || python3 -m venv .venv-older-sdks
+	@$(OLDER) -m pip --quiet --disable-pip-version-check install --require-hashes --no-deps -r constraints-older-sdks.txt
+	@PYTHONPATH=proto:middleware:. $(OLDER) -m pytest -q tests/wire/test_sdk_matrix.py
 
 bench: install
 	@$(PYTHON) -m benchmarks $(if $(QUICK),--quick)
