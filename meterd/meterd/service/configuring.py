@@ -50,18 +50,20 @@ class Configuring:
         self._in_force = in_force
         self._clock = clock
         self._one_at_a_time = asyncio.Lock()
+        self._restored: tuple[bytes, str, Configuration] | None = None
 
     async def restore(self) -> None:
         """Put the newest stored version that can be read in force; at start."""
         for version in reversed(await self._store.config_versions()):
             try:
-                agency = config_toml.read(version.toml, version.source).agency
+                configuration = config_toml.read(version.toml, version.source)
             except ConfigurationRefused as error:
                 # A newer meterd may be stricter; an older one may know less.
                 _log.error("stored configuration %d can't be read: %s", version.version, error)
                 self._in_force.refused = error.mistakes
                 continue
-            await self._put_in_force(agency, version)
+            await self._put_in_force(configuration.agency, version)
+            self._restored = version.toml, version.source, configuration
             return
         await self._store.use_agency(self._in_force.agency)
 
@@ -69,7 +71,7 @@ class Configuring:
         """Apply a file, or with `dry_run` say what it would change. Never raises for mistakes."""
         async with self._one_at_a_time:
             try:
-                configuration = config_toml.read(toml, source)
+                configuration = self._read(toml, source)
                 await self._check_against_closed(configuration, source)
                 await _check_aliases(configuration, source)
             except ConfigurationRefused as error:
@@ -99,6 +101,16 @@ class Configuring:
             _log.error("%s was refused; version %d stays in force:", source, self._in_force.version)
         for mistake in mistakes:
             _log.error("%s: %s", source, mistake)
+
+    def _read(self, toml: bytes, source: str) -> Configuration:
+        """Read a file; at nearly every start it is the stored one, read a moment ago.
+
+        A thousand clients take 40 ms.
+        """
+        restored, self._restored = self._restored, None
+        if restored is not None and restored[:2] == (toml, source):
+            return restored[2]
+        return config_toml.read(toml, source)
 
     async def _store_and_use(self, agency: Agency, toml: bytes, source: str) -> None:
         at_ms = self._clock.unix_ns() // 1_000_000
