@@ -68,10 +68,14 @@ class Producer:
             request=1, client=client, tokens=tokens, usual_tokens=usual_tokens or tokens
         )
         self._said.put(quota_pb2.LeaseRequest(wanted=wanted))
-        while True:
-            answer: quota_pb2.LeaseResponse = next(self._call)
-            if not answer.HasField("revocation"):
-                return answer
+        while (answer := self.next()).HasField("revocation"):
+            pass
+        return answer
+
+    def next(self) -> quota_pb2.LeaseResponse:
+        """The next thing that the daemon says."""
+        answer: quota_pb2.LeaseResponse = next(self._call)
+        return answer
 
     def release(self, lease_id: int, last_sequence: int = 0) -> Producer:
         released = quota_pb2.LeaseReleased(lease_id=lease_id, last_sequence=last_sequence)
@@ -237,8 +241,8 @@ def test_a_release_of_what_never_was_is_refused(daemon: Daemon) -> None:
     assert (status, sentence) == ("INVALID_ARGUMENT", f"no record has the sequence {2**64 - 1}")
 
 
-def test_many_forged_leases_stop_nobody_else() -> None:
-    """More in sum than a message can carry: the client is denied, the daemon serves on."""
+def test_forged_leases_hold_no_more_than_the_quota() -> None:
+    """A thousand of absurd size: what could be had for the asking, and not one token more."""
     with start_daemon(config=CONFIG) as daemon:
         forged = [held(100 + n, 10**16) for n in range(1_000)]
         with producer(daemon) as forger, producer(daemon) as other:
@@ -248,5 +252,22 @@ def test_many_forged_leases_stop_nobody_else() -> None:
             shown = leased(daemon, "bigco-inc")
 
     assert denial.remaining == 0
-    assert shown == denial.leased == 2**63 - 1
+    assert shown == denial.leased == 10_000
     assert lease.tokens >= 10
+
+
+def test_a_forged_lease_takes_nothing_of_what_others_hold() -> None:
+    """It is believed up to what nobody was lent; the forger is told to ask anew for the rest."""
+    with start_daemon(config=CONFIG) as daemon, producer(daemon) as owner:
+        lease = owner.hello().ask(7_000, "bigco-inc").grant
+        with producer(daemon) as forger:
+            forger.hello(0, held(4_711, 9_000))
+            said = forger.next()
+            before = leased(daemon, "bigco-inc")
+            status, _ = forger.release(4_711).release(lease.lease_id).end()
+        after = leased(daemon, "bigco-inc")
+
+    assert said.revocation.client == "bigco-inc"
+    assert before == 10_000
+    assert status == "INVALID_ARGUMENT"
+    assert after >= 7_000

@@ -474,6 +474,44 @@ async def test_a_restored_ledger_learns_what_is_held(hard: Served) -> None:
     assert (await hard.status("acme"))[0].used == 1_000
 
 
+@pytest.mark.parametrize(
+    ("late", "days", "leased"),
+    [(timedelta(minutes=59), 0, 6_000), (timedelta(minutes=61), 0, 0), (timedelta(), 30, 0)],
+)
+async def test_an_unknown_lease_is_believed_only_where_a_backup_may_have_lost_it(
+    hard: Served, late: timedelta, days: int, leased: int
+) -> None:
+    """Within the hour that a lease lasts, of a period that has begun; any other is forged."""
+    hard.clock.advance(late)
+    start = hard.clock.unix_ns() + days * 86_400 * 10**9
+    held = quota_pb2.HeldLease(
+        lease_id=4711, client="acme", tokens=6_000, expires_in_ms=60_000, period_start_unix_ns=start
+    )
+    talk = Talk(hard.stub, "web-1")
+    await talk.hello(held=(held,))
+
+    if not leased:
+        assert (await talk.next()).revocation.client == "acme"
+
+    await settled(hard, leased)
+    assert (await talk.ask(100_000)).denial.leased == leased  # the hello is done with
+    assert len(await hard.store.outstanding_leases()) == (1 if leased else 0)
+
+
+async def test_what_is_claimed_fits_every_quota_that_it_counts_against() -> None:
+    """Of 2,000 tokens for the project nobody can have been lent 3,000."""
+    async with serving(LEVELS) as served:
+        held = quota_pb2.HeldLease(
+            lease_id=4711, client="acme", project="chatbot", tokens=3_000, expires_in_ms=60_000,
+            period_start_unix_ns=served.clock.unix_ns(),
+        )  # fmt: skip
+        talk = Talk(served.stub, "web-1")
+        await talk.hello(held=(held,))
+        denial = await talk.denial(1, project="chatbot", model="gpt-4o")
+
+    assert (denial.rule, denial.leased) == ("client acme, project chatbot", 2_000)
+
+
 async def test_a_lease_that_ended_here_is_not_known_again(hard: Served) -> None:
     """It was taken back while its producer was away: the producer must not use it."""
     talk = await hard.talk()

@@ -15,15 +15,14 @@ from typing import TYPE_CHECKING
 
 from meterd.errors import InvalidRequest, Unavailable
 from meterd.ids import LeaseId, ProducerId
-from meterd.quota.lending import LEASE_TERM_MS
 from meterd.quota.outstanding import Lent, Outstanding
-from meterd.service.rulings import NS_PER_MS
 from meterd.store.values import Lease, PeriodIndex
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
     from meterd.quota.scopes import Quota
+    from meterd.service.claims import Claims
     from meterd.store.store import Store
     from meterd.store.values import Committed
     from meterd_proto.v1 import quota_pb2
@@ -161,8 +160,11 @@ class LeaseRegister:
             raise InvalidRequest(f"lease {lease_id} is lent to another producer")
         return lent
 
-    async def reconcile(self, hello: quota_pb2.LeaseHello) -> list[str]:
+    async def reconcile(self, hello: quota_pb2.LeaseHello, claims: Claims) -> list[str]:
         """Make what is lent and what is held the same again, whatever was lost on the way.
+
+        Args:
+            claims: says what to believe of leases that the ledger doesn't know.
 
         Returns:
             The clients of leases that have ended here: the producer must not use them.
@@ -177,7 +179,9 @@ class LeaseRegister:
         unknown = [
             lease for lease in held.values() if not self.outstanding.get(LeaseId(lease.lease_id))
         ]
-        ended = await self._lend_again(producer, unknown) if unknown else []
+        ended: list[str] = []
+        if unknown:
+            ended = await self._lend_again(unknown, await claims.believe(producer, unknown))
         self._returned()
         return ended
 
@@ -214,37 +218,29 @@ class LeaseRegister:
             self._returned()
 
     async def _lend_again(
-        self, producer: ProducerId, unknown: Sequence[quota_pb2.HeldLease]
+        self, claimed: Sequence[quota_pb2.HeldLease], believed: Sequence[Lent]
     ) -> list[str]:
-        """Know leases again that a restored ledger has forgotten.
+        """Write down leases that a restored ledger has forgotten.
 
         The same id twice changes nothing in the store, so what it has ended stays ended.
+
+        Returns:
+            The clients of those that are not, or not wholly, lent.
         """
         now_ms = self._now_ms()
-        for held in unknown:
-            bounds = await self._store.period(held.client, held.period_start_unix_ns // NS_PER_MS)
-            await self._store.lend(
-                Lease(
-                    id=LeaseId(held.lease_id),
-                    producer=producer,
-                    client=held.client,
-                    project=held.project,
-                    model=held.model,
-                    period=bounds.period,
-                    tokens=held.tokens,
-                    lent_at_ms=now_ms,
-                    expires_at_ms=now_ms + min(held.expires_in_ms, LEASE_TERM_MS),
-                )
-            )
-        stored = {lease.id: lease for lease in await self._store.outstanding_leases()}
-        ended = []
-        for held in unknown:
-            lease = stored.get(LeaseId(held.lease_id))
-            if lease is None:
-                ended.append(held.client)
-            elif not self.outstanding.get(lease.id):
-                self.outstanding.add(_from_store(lease))
-        return ended
+        for lent in believed:
+            await self._store.lend(_to_store(lent, now_ms))
+            lent.is_stored = True
+        stored = {lease.id for lease in await self._store.outstanding_leases()}
+        for lent in believed:
+            if lent.id not in stored:
+                self.outstanding.end(lent.id)
+        lent_now = {lent.id: lent.tokens for lent in believed if lent.id in stored}
+        return [
+            held.client
+            for held in claimed
+            if lent_now.get(LeaseId(held.lease_id), 0) < held.tokens or not held.tokens
+        ]
 
     def _held_until_ms(self, lent: Lent) -> int:
         contact_ms = self._last_contact_ms.get(lent.producer, self._started_ms)

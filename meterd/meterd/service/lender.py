@@ -21,6 +21,7 @@ from meterd.quota.lending import LEASE_TERM_MS, Refusal, term_ms, tokens_to_lend
 from meterd.quota.outstanding import Lent
 from meterd.quota.scopes import Standing, limiting
 from meterd.service import lease_answers as answers
+from meterd.service.claims import Claims
 from meterd.service.desk import Desk
 from meterd.service.lease_register import LEASE_ID_MAX, SEQUENCE_MAX, LeaseRegister
 from meterd.service.used import used_tokens
@@ -74,6 +75,7 @@ class Lender:
         recall_wait_s: float = RECALL_WAIT_S,
     ) -> None:
         self.register = LeaseRegister(store, rulings.now_ms, self._returned)
+        self.claims = Claims(store, rulings, self.register.outstanding)
         self.desks: dict[ProducerId, Desk] = {}
         self._store = store
         self._rulings = rulings
@@ -177,7 +179,7 @@ class Lender:
             # The host's clock may have been set back since; a forged number is not believed.
             if held.quota_version <= ahead_max:
                 self._version = max(self._version, held.quota_version)
-        ended = await self.register.reconcile(hello)
+        ended = await self.register.reconcile(hello, self.claims)
         for client in ended:
             desk.answer(answers.revocation(client, self._next_version()))
 
