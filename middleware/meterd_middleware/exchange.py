@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING
 
 from meterd_middleware import refusal
 from meterd_middleware.include_usage import UsageHider
-from meterd_middleware.readers import Reading, reader_for
+from meterd_middleware.readers import Reading, StreamShell, reader_for
 from meterd_middleware.settlement import NOTHING_READ, Ending, Sent
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from meterd_middleware.exchanges import Exchanges
     from meterd_middleware.lease import Reservation
@@ -51,6 +51,7 @@ class Exchange:
         "call_number",
         "hider",
         "http_status",
+        "keeps",
         "new_body",
         "reader",
         "refused",
@@ -68,6 +69,8 @@ class Exchange:
         self.reservation: Reservation | None = None
         self.call_number = 0
         self.reader: Reader | None = None
+        self.keeps: Callable[[bytes], bool] | None = None
+        """The reader's own quick look at a chunk; False: it took nothing, `feed` it."""
         self.http_status = 0
         self._received = 0
         self._content_length = -1
@@ -115,6 +118,8 @@ class Exchange:
             length = headers.get("content-length", "")
             if length.isdecimal():
                 self._content_length = int(length)
+            elif isinstance(self.reader, StreamShell):  # nobody asks how much was received
+                self.keeps = self.reader.keeps
         except Exception as error:
             self._owner.faults.note("answered", error)
 

@@ -14,6 +14,7 @@ from dataclasses import replace
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias, TypeVar
 
+from meterd_middleware.numbers import Numbers
 from meterd_middleware.segment import HEAD_BYTES_MAX
 from meterd_middleware.usage import SCHEMA, UsageRecord, to_proto
 from meterd_proto.v1 import spool_pb2, usage_pb2
@@ -161,16 +162,16 @@ def _record_payload(record: UsageRecord, closes: int) -> Payload:
     if record.price_context:
         key = (key, *record.price_context.items())
     head += _kind_parts.of(key, record)
-    rest = usage_pb2.UsageRecord(
-        occurred_at_unix_ns=record.occurred_at_unix_ns,
-        duration_ms=record.duration_ms,
-        input_tokens=record.input_tokens,
-        cache_read_tokens=record.cache_read_tokens,
-        output_tokens=record.output_tokens,
-        reasoning_tokens=record.reasoning_tokens,
-        input_bytes=record.input_bytes,
-        closes=closes,
-    ).SerializeToString()
+    rest = _record_rest(
+        record.occurred_at_unix_ns,
+        record.duration_ms,
+        record.input_tokens,
+        record.cache_read_tokens,
+        record.output_tokens,
+        record.reasoning_tokens,
+        record.input_bytes,
+        closes,
+    )
     return len(head) if len(head) <= HEAD_BYTES_MAX else 0, head + rest
 
 
@@ -195,15 +196,28 @@ _open_tags_parts, _open_kind_parts = _Made(_open_tags_part), _Made(_open_kind_pa
 def _open_payload(call: int, opened: OpenCall) -> Payload:
     head = _open_tags_parts.of((opened.client, opened.project), opened)
     head += _open_kind_parts.of(_open_kind_of(opened), opened)
-    rest = spool_pb2.OpenCall(
-        call=call,
-        occurred_at_unix_ns=opened.occurred_at_unix_ns,
-        input_tokens=opened.input_tokens,
-        reserved_tokens=opened.reserved_tokens,
-        lease_id=opened.lease_id,
-        input_bytes=opened.input_bytes,
-    ).SerializeToString()
+    rest = _open_rest(
+        call,
+        opened.occurred_at_unix_ns,
+        opened.input_tokens,
+        opened.reserved_tokens,
+        opened.lease_id,
+        opened.input_bytes,
+    )
     return len(head) if len(head) <= HEAD_BYTES_MAX else 0, head + rest
+
+
+_record_rest = Numbers(
+    usage_pb2.UsageRecord,
+    ("occurred_at_unix_ns", "duration_ms", "input_tokens", "cache_read_tokens", "output_tokens",
+     "reasoning_tokens", "input_bytes", "closes"),
+    moment="occurred_at_unix_ns",
+).of  # fmt: skip
+_open_rest = Numbers(
+    spool_pb2.OpenCall,
+    ("call", "occurred_at_unix_ns", "input_tokens", "reserved_tokens", "lease_id", "input_bytes"),
+    moment="occurred_at_unix_ns",
+).of
 
 
 def _made_to_fit(record: UsageRecord) -> UsageRecord:

@@ -30,11 +30,16 @@ class Tee:
 
     def __iter__(self) -> Iterator[bytes]:
         exchange = self._exchange
-        feed = exchange.feed
+        feed, keeps = exchange.feed, exchange.keeps
         hider = exchange.hider
         try:
             for chunk in self._inner:
-                feed(chunk)
+                try:
+                    is_kept = keeps is not None and keeps(chunk)
+                except Exception:  # `feed` meets it again, and notes it
+                    is_kept = False
+                if not is_kept:
+                    feed(chunk)
                 if hider is not None:
                     chunk = exchange.hide(chunk)
                     if not chunk:
@@ -67,11 +72,16 @@ class AsyncTee:
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         exchange = self._exchange
-        feed = exchange.feed
+        feed, keeps = exchange.feed, exchange.keeps
         hider = exchange.hider
         try:
             async for chunk in self._inner:
-                feed(chunk)
+                try:
+                    is_kept = keeps is not None and keeps(chunk)
+                except Exception:  # `feed` meets it again, and notes it
+                    is_kept = False
+                if not is_kept:
+                    feed(chunk)
                 if hider is not None:
                     chunk = exchange.hide(chunk)
                     if not chunk:

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from meterd_middleware.readers.tally import Tally
     from meterd_middleware.request import ProviderCall
 
-__all__ = ["ModelUsage", "Reader", "Reading", "TextSeen", "reader_for"]
+__all__ = ["ModelUsage", "Reader", "Reading", "StreamShell", "TextSeen", "reader_for"]
 
 _LINES = ("application/x-ndjson", "application/jsonl", "application/stream+json",
           "application/x-jsonlines")  # fmt: skip

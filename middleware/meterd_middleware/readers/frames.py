@@ -45,6 +45,10 @@ class FrameShell(StreamShell):
         self._marks = tally.frame_marks
         self._mark_overlap = max((len(mark) for mark in self._marks), default=1) - 1
 
+    def keeps(self, chunk: bytes) -> bool:
+        """Take nothing here: a mark may span any two frames' bytes."""
+        return False
+
     def feed(self, chunk: bytes) -> None:
         """Take the next bytes: a copy and a look."""
         if self.is_finished:
@@ -63,7 +67,7 @@ class FrameShell(StreamShell):
             seen = self._edge + data
             self._edge = seen[-self._mark_overlap :]
             for mark in self._marks:
-                if mark in seen:
+                if seen.rfind(mark) >= 0:
                     self._may_be_ending = True
                     break
         if self._may_be_ending or self._uncut >= CUT_BYTES:

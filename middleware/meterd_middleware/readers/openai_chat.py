@@ -37,6 +37,7 @@ class OpenAIChat(Tally):
 
     terminals = (b"[DONE]",)
     last = (b'"usage":{', b'"usage": {', b'finish_reason":"', b'finish_reason": "')
+    may_be_spaced = re.compile(rb'usage"(?!: ?[n{])')
     spaced = re.compile(rb'"usage"(?=\s{2}|\s:|:\s{2}|:[\r\n\t])\s*:\s*\{')
 
     def __init__(self, provider: str = "openai") -> None:
