@@ -1,7 +1,7 @@
 # Everything runs from .venv, which the first target that needs it makes (python3 and make suffice).
 PYTHON := .venv/bin/python
 
-.PHONY: help install demo test lint types contracts stubs stubs-check constraints sdk-matrix-old bench torture quota-storm check
+.PHONY: help install demo test lint types contracts stubs stubs-check constraints sdk-matrix-old bench torture quota-storm money-check check
 
 help:
 	@echo "make demo       meterd, a loopback provider and an example app, driven with real SDKs"
@@ -11,6 +11,7 @@ help:
 	@echo "make torture    kill -9 of app, workers and meterd under load, and thousands of simulations"
 	@echo "make quota-storm  real SDK calls on one hard quota, and kill -9 of workers and meterd"
 	@echo "make sdk-matrix-old  one older major of each SDK, in a venv of its own (needs the network)"
+	@echo "make money-check  a thousand clients, a year: each cent against the ledger, by another route"
 	@echo "make stubs      generate the protobuf stubs"
 	@echo "make constraints  resolve the pins of constraints.txt anew (needs the network)"
 
@@ -66,3 +67,7 @@ torture: install
 # docs/quotas.md has what came out last. make quota-storm ROUNDS=8 SEED=7
 quota-storm: install
 	@$(PYTHON) -W ignore -m tests.quota.storm --rounds $(or $(ROUNDS),4) $(if $(SEED),--seed $(SEED))
+
+# docs/billing.md has what came out last. make money-check CLIENTS=1000 MONTHS=12 SEED=7
+money-check: install
+	@$(PYTHON) -m tests.billing.money_check $(if $(CLIENTS),--clients $(CLIENTS)) $(if $(MONTHS),--months $(MONTHS)) $(if $(SEED),--seed $(SEED))

@@ -168,6 +168,49 @@ async def test_pricing_a_closed_month_adjusts_the_next_invoice() -> None:
     assert proved == []
 
 
+async def test_a_closed_month_is_priced_by_a_later_price_of_ones_own_and_adjusted() -> None:
+    """An own price may not begin in a closed month, whether its model had one there or not; what
+    had none takes the first that came after, by a reprice, and the next invoice says so."""
+    own = '[[prices]]\nmodel = "our-llama"\ninput = "2"\noutput = "4"\n'
+    dearer = own.replace('"2"', '"20"') + "from = 2025-12-01\n"
+    async with open_office(TOML, IN_OCTOBER) as office:
+        await office.record(an_october_call("our-llama"), an_october_call("gpt-4o"))
+        office.clock.step(IN_NOVEMBER)
+        await office.meterctl("close", "2025-10", "--allow-unpriced")
+        before = await office.meterctl("invoice", "acme-corp", "2025-10", "--format", "json")
+        refused = [await office.apply(TOML + own + start)
+                   for start in ("", "from = 2025-10-05\n", "from = 2025-10-31\n")]  # fmt: skip
+        nothing = await office.meterctl("reprice", "--dry-run")
+        await office.apply(TOML + own + "from = 2025-11-01\n" + dearer)
+        dry = await office.meterctl("reprice", "--dry-run")
+        done = await office.meterctl("reprice", "--why", "agreed with Ann")
+        again = await office.meterctl("reprice", "--dry-run")
+        await office.apply(TOML + own + "from = 2025-11-01\n")
+        after = await office.meterctl("invoice", "acme-corp", "2025-10", "--format", "json")
+        office.clock.step(IN_DECEMBER)
+        closed = await office.meterctl("close", "2025-11")
+        shown = await office.meterctl("invoice", "acme-corp", "2025-11", "--format", "json")
+        found = await differences(office)
+        proved = [text async for step in office.store.verify() for text in step.differences]
+
+    for one in refused:
+        assert "price what had no price then by `meterctl reprice`" in str(one.mistakes[0])
+    assert "Nothing to price" in nothing.out
+    assert [line.split() for line in dry.lines[1:2]] == [
+        ["acme-corp", "2025-10", "our-llama", "1", "$0.00", "$20.00", "$20.00",
+         "closed:", "adjusts", "the", "next", "invoice"]
+    ]  # fmt: skip
+    assert "1 record took the prices in force" in done.out
+    assert "Nothing to price" in again.out
+    assert before.out == after.out
+    assert closed.code == 0, closed.err
+    # 20.00 and 30 % of it.
+    assert [(line["kind"], line["amount"]) for line in json.loads(shown.out)["lines"]] == [
+        ("usage", "0.00"), ("adjustment", "26.00"),
+    ]  # fmt: skip
+    assert found == proved == []
+
+
 async def test_prices_say_what_they_rest_on() -> None:
     """The agency's own, the book's, and what has none."""
     toml = TOML + '[[prices]]\nmodel = "our-llama"\ninput = "1.25"\noutput = "2"\n'

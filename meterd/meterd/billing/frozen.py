@@ -74,7 +74,8 @@ def _prices(
         if day and price.from_day < day and price not in before.prices:
             yield (
                 ("prices", position),
-                f"begins before {day}, in a period that is closed; let it begin there or later",
+                f"begins before {day}, in a period that is closed; let it begin there or later, "
+                "and price what had no price then by `meterctl reprice`",
             )
     for price in before.prices:
         day = _open_for(price.client, opened)

@@ -77,6 +77,11 @@ class PriceList:
             max(from_ms, below.from_ms), min(to_ms, below.to_ms), segment.starts, segment.rates
         )
 
+    def next_own_start(self, client: str, call: Call, at_ms: int) -> int | None:
+        """When the first of the agency's own prices after a moment begins; None: none does."""
+        starts = (_start_ms(own) for own in self.overrides if matches(own, client, call))
+        return min((start for start in starts if start > at_ms), default=None)
+
     def _of_book(self, call: Call, at_ms: int) -> Segment:
         return self.book.segment(
             call.provider, call.request_model, call.response_model, call.context, at_ms

@@ -52,10 +52,12 @@ class Quotes:
         self.prices = prices
         self._own_clients = prices.own_clients()
         self._known: dict[tuple[int, str], Quote] = {}
+        self._first_own: dict[tuple[int, str, int], Quote] = {}
 
     def forget(self) -> None:
         """Drop what is in memory: rate numbers of a rolled back transaction are none."""
         self._known.clear()
+        self._first_own.clear()
 
     @property
     def has_any_own(self) -> bool:
@@ -74,6 +76,19 @@ class Quotes:
             if len(self._known) > QUOTES_MAX:
                 self._known.clear()
             quote = self._known[key] = self._resolve(kind, client, at_ms)
+        return quote
+
+    def first_own(self, kind: KindRow, client: str, at_ms: int) -> Quote | None:
+        """The first of the agency's own prices after a moment; None: none is for such a call."""
+        start = self.prices.next_own_start(client, kind.call, at_ms)
+        if start is None:
+            return None
+        key = (kind.id, client if client in self._own_clients else "", start)
+        quote = self._first_own.get(key)
+        if quote is None:
+            if len(self._first_own) > QUOTES_MAX:
+                self._first_own.clear()
+            quote = self._first_own[key] = self._resolve(kind, client, start)
         return quote
 
     def _resolve(self, kind: KindRow, client: str, at_ms: int) -> Quote:

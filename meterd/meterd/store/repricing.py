@@ -5,8 +5,10 @@
 
 What the newest edition of the price book, and the agency's own prices, say of a call's time is
 the price it takes: a model that the book learned of later is priced for the time before, too.
-The ledger's rows stay. What changes in a closed period is posted in the client's next open
-one, so that its invoice stays as it is and the next one has the adjustment.
+Own prices begin on a day, and none may begin in a closed period: what had no price there takes
+the first own price that came after. The ledger's rows stay. What changes in a closed period is
+posted in the client's next open one, so that its invoice stays as it is and the next one has the
+adjustment.
 """
 
 from __future__ import annotations
@@ -145,8 +147,8 @@ class Repricing:
             rare.audio_input_tokens, rare.audio_output_tokens,
         )  # fmt: skip
         counted = is_request(kind, counts)
-        quote = self._quotes.quote(kind, client, at_ms)
-        new = self._quotes.rate_of(quote, counts, rare.tool_calls, is_request=counted)
+        call = _Priced(kind, client, at_ms, counts, rare.tool_calls, counted)
+        new = _rate_for(self._quotes, call, is_late=rate is None and bool(is_closed))
         if new == rate or len(self.rows) >= ROWS_MAX:
             return
         self.rows.append(number)
@@ -178,6 +180,28 @@ class Repricing:
         return kind
 
 
+class _Priced(NamedTuple):
+    """What of a row decides its rate."""
+
+    kind: KindRow
+    client: str
+    at_ms: int
+    counts: Counted
+    tool_calls: tuple[tuple[str, int], ...]
+    is_request: bool
+
+
+def _rate_for(quotes: Quotes, call: _Priced, *, is_late: bool) -> int | None:
+    """The rate that a row takes; `is_late`: it has none, and its period is closed."""
+    quote = quotes.quote(call.kind, call.client, call.at_ms)
+    rate = quotes.rate_of(quote, call.counts, call.tool_calls, is_request=call.is_request)
+    if rate is None and is_late:
+        later = quotes.first_own(call.kind, call.client, call.at_ms)
+        if later is not None:
+            rate = quotes.rate_of(later, call.counts, call.tool_calls, is_request=call.is_request)
+    return rate
+
+
 def begin(engine: Engine, who: str, why: str) -> int:
     """A reprice is recorded; its number."""
     return refold.begin_reprice(engine, who, why)
@@ -190,9 +214,11 @@ def take(engine: Engine, number: int, rows: Sequence[int]) -> int:
     marks = ",".join("?" * len(rows))
     changed = 0
     for row in again.rows(f" WHERE l.id IN ({marks})", tuple(rows)):
-        quote = quotes.quote(row.kind, row.tag.client_name, row.billed_at_ms)
-        counted = is_request(row.kind, row.counts)
-        rate = quotes.rate_of(quote, row.counts, row.rare.tool_calls, is_request=counted)
+        call = _Priced(
+            row.kind, row.tag.client_name, row.billed_at_ms, row.counts, row.rare.tool_calls,
+            is_request(row.kind, row.counts),
+        )  # fmt: skip
+        rate = _rate_for(quotes, call, is_late=row.rate is None and again.is_closed(row))
         if rate == row.rate:
             continue
         engine.connection.execute(
