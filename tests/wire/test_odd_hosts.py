@@ -7,6 +7,8 @@ from decimal import Decimal
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import given as for_any
+from hypothesis import strategies as st
 
 from meterd_middleware.request import ProviderCall, read_request
 from tests.wire.dialects import frame, sse
@@ -106,6 +108,43 @@ def test_what_a_bedrock_model_does_stands_in_its_name(model: str, operation: str
 
 
 # What they count
+
+
+@for_any(taken=st.integers(0, 10**6), given=st.integers(0, 10**6), reasoning=st.integers(0, 10**6))
+def test_geminis_reasoning_stands_outside_completion_and_total_at_vercels_gateway(
+    taken: int, given: int, reasoning: int
+) -> None:
+    """As the cost beside it shows; of other providers' models it stands inside."""
+    usage: Json = {
+        "prompt_tokens": taken, "completion_tokens": given, "total_tokens": taken + given,
+        "completion_tokens_details": {"reasoning_tokens": reasoning}, "cost": 0.0001,
+    }  # fmt: skip
+    one = asked("ai-gateway.vercel.sh", "/v1/chat/completions")
+    assert one is not None
+
+    for model, output in (("google/gemini-3-pro", given + reasoning), ("openai/gpt-5", given)):
+        body = {"model": model, "choices": [{"finish_reason": "stop"}], "usage": usage}
+        found = read(one, [json.dumps(body).encode()]).usages[0]
+        assert (found.input_tokens, found.output_tokens) == (taken, output)
+        assert found.reasoning_tokens == min(reasoning, output)
+
+
+@pytest.mark.parametrize(
+    ("host", "path", "provider"),
+    [
+        ("api.minimax.io", "/v1/text/chatcompletion_v2", "minimax"),
+        ("acme.snowflakecomputing.com", "/api/v2/cortex/inference:complete", "snowflake"),
+    ],
+)
+def test_chat_completions_under_a_path_of_their_own_are_read_as_chat(
+    host: str, path: str, provider: str
+) -> None:
+    """On their own hosts alone."""
+    found = asked(host, path)
+
+    assert found is not None
+    assert (found.provider, found.dialect, found.operation) == (provider, "oa.chat", "chat")
+    assert asked("app.example", path) is None
 
 
 def test_mistrals_audio_stands_outside_its_prompt() -> None:

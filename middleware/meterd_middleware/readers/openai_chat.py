@@ -11,6 +11,7 @@ continuous usage, Perplexity, Gemini's OpenAI face). Where hosts differ:
 | xAI chat | reasoning stands outside completion: added if total = prompt + completion + reasoning |
 | Gemini's OpenAI face | total > prompt + completion: the rest is reasoning |
 | Perplexity | reasoning and citation tokens outside completion |
+| Vercel's gateway | Gemini's reasoning outside completion and total: its own cost says so |
 | DeepSeek | `prompt_cache_hit_tokens` and `…_miss_tokens` |
 | Groq | `x_groq.usage` beside or instead of `usage`; one of them counts |
 | Mistral | audio stands outside prompt: added where the total says so |
@@ -29,7 +30,7 @@ from meterd_middleware.readers.counts import ModelUsage
 from meterd_middleware.readers.tally import Fields, Tally, fields_of, items_of
 from meterd_middleware.usage import TOKENS_MAX
 
-_PARTS_OUTSIDE = frozenset({"perplexity"})
+_PARTS_OUTSIDE = frozenset({"perplexity", "vercel"})
 
 
 class OpenAIChat(Tally):
@@ -207,7 +208,9 @@ class OpenAIChat(Tally):
         total: int | None,
     ) -> tuple[int | None, int]:
         """Output with reasoning inside, wherever the host counts it."""
-        if self._provider in _PARTS_OUTSIDE and whole_out is not None:
+        if self._provider == "vercel" and self.response_model.startswith("google/"):
+            return None if whole_out is None else whole_out + reasoning, reasoning
+        if self._provider == "perplexity" and whole_out is not None:
             citation = self.part(usage.get("citation_tokens"), "citation_tokens")
             return whole_out + reasoning + citation, reasoning
         if whole_in is None or total is None:
