@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
 
 import grpc
 
+from meterd_middleware import turns
 from meterd_middleware.heard import Heard
 from meterd_proto.v1.quota_pb2_grpc import QuotaServiceStub
 from meterd_proto.v1.usage_pb2_grpc import UsageServiceStub
@@ -144,7 +145,21 @@ def connect(settings: Settings, target: str) -> Channel:
     Raises:
         OSError: the file of the certificate authority can't be read.
     """
+    _take_turns()
     return Channel(target, access_key=settings.access_key, tls_ca=settings.tls_ca)
+
+
+_told_in_process = 0
+
+
+def _take_turns() -> None:
+    """Under gevent grpc waits in gevent's pool of threads, once it is told to."""
+    global _told_in_process
+    if _told_in_process != os.getpid() and turns.are_gevents():
+        from grpc.experimental import gevent
+
+        gevent.init_gevent()
+        _told_in_process = os.getpid()
 
 
 def is_there(target: str) -> bool:

@@ -226,6 +226,8 @@ class Courier:
             wait = min(wait, self._close.deadline_ns - now)
         if self._is_sync_due_later:
             wait = min(wait, self._sync_ns - now)
+        if not self._may_connect:
+            return wait
         delivery, link = self._delivery, self._link
         if link is None:
             return min(wait, self._next_attempt_ns - now)

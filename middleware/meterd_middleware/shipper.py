@@ -19,6 +19,7 @@ import weakref
 from threading import Event, Lock, Thread, get_ident
 from typing import TYPE_CHECKING
 
+from meterd_middleware import turns
 from meterd_middleware.courier import Close, Courier, Flush, LeasePump, Pause
 from meterd_middleware.disk import OsDisk
 from meterd_middleware.forking import REST_S_MAX, await_rest, is_grpc_at_work
@@ -173,7 +174,7 @@ class Shipper:
                     now_ns=self._now_ns,
                     monotonic_ns=self._monotonic_ns,
                     random=self._random,
-                    may_connect=_may_use_grpc,
+                    may_connect=_may_use_grpc and not turns.are_eventlets(),
                 )
                 thread = Thread(target=courier.run, name="meterd-shipper", daemon=True)
                 thread.start()

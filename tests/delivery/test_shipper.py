@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from meterd_middleware import courier
+from meterd_middleware import shipper as shipper_module
 from meterd_middleware.directory import FINISHED
 from meterd_middleware.leases import Leases
 from meterd_middleware.payload import OpenCall
@@ -193,6 +194,27 @@ def test_a_removed_spool_directory_costs_no_record_that_comes_after(
 
         assert shipper.flush(WAIT_S)
         assert _tokens(server.ledger).count(2) == 1
+
+
+def test_a_process_that_may_not_use_grpc_waits_between_its_rounds(
+    make_shipper: MakeShipper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is due there for seconds: the thread would else take a whole core from the app."""
+    monkeypatch.setattr(shipper_module, "_may_use_grpc", False)
+    rounds: list[int] = []
+    plain = courier.Courier._round
+
+    def counted(self: courier.Courier) -> None:
+        rounds.append(1)
+        plain(self)
+
+    monkeypatch.setattr(courier.Courier, "_round", counted)
+    shipper = make_shipper()
+
+    shipper.append(usage())
+    threading.Event().wait(0.3)
+
+    assert 1 <= len(rounds) < 10
 
 
 def test_a_finaliser_leaves_its_record_without_a_lock(make_shipper: MakeShipper) -> None:

@@ -91,8 +91,9 @@ def test_threads_and_executors_bill_whom_they_work_for(provider: Provider, daemo
     [
         ("examples.recipes.flask_app:app", ["--preload", "--workers", "2"]),
         ("examples.recipes.django_app:application", ["--workers", "2"]),
+        ("examples.recipes.flask_app:app", ["--worker-class", "gevent", "--workers", "2"]),
     ],
-    ids=["flask", "django"],
+    ids=["flask", "django", "gevent"],
 )
 def test_wsgi_apps_under_gunicorns_prefork_are_metered(
     app: str, options: list[str], provider: Provider, daemon: Daemon
