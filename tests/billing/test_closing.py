@@ -525,19 +525,50 @@ async def test_accounting_programs_are_told_once_each() -> None:
     assert done.remote_id == "in_456"
 
 
-async def test_who_has_no_plan_is_named_and_billed_nothing() -> None:
-    """Nobody is forgotten in silence."""
+async def test_who_has_no_plan_is_named_and_billed_once_it_has_one() -> None:
+    """Nobody is forgotten in silence, nor shut out: a forgotten table in meterd.toml costs a
+    second `close`, and nothing of what was closed changes."""
     async with open_office(TOML, IN_OCTOBER) as office:
         await october(office)
         await use(office, "stranger-inc", 1_200_000, IN_OCTOBER)
 
         closed = await office.meterctl("close", "2025-10")
+        again = await office.meterctl("close", "2025-10")
         shown = await office.meterctl("invoice", "stranger-inc", "2025-10")
+        before = await office.meterctl("invoice", "--all", "2025-10", "--format", "json")
+        office.clock.step(IN_DECEMBER)
+        await office.apply(TOML + clients("managed", "stranger-inc"))
+        too_early = await office.meterctl("close", "2025-11")
+        third = await office.meterctl("close", "2025-10")
+        after = await office.meterctl("invoice", "--all", "2025-10", "--format", "json")
+        november = await office.meterctl("close", "2025-11")
         found = await differences(office)
 
-    assert "no plan for them: stranger-inc (1,200,000 tokens)" in closed.out
-    assert "stranger-inc was not billed for 2025-10: nothing was owed" in shown.err
+    for run in (closed, again):
+        assert "no plan for them: stranger-inc (1,200,000 tokens)" in run.out
+    assert "Nothing is owed: the client has no plan" in shown.out
+    assert "2025-10 has to be closed first" in too_early.err
+    assert (third.code, november.code) == (0, 0)
+    first, second = (json.loads(run.out)["invoices"] for run in (before, after))
+    assert second[:2] == first
+    assert [(one["client"], one["total"]) for one in second[2:]] == [("stranger-inc", "3.12")]
     assert found == []
+
+
+async def test_without_any_client_there_is_nothing_to_close() -> None:
+    """A meterd.toml that was never applied mustn't close a month of usage that nobody pays."""
+    async with open_office('[agency]\nname = "N"\n', IN_OCTOBER) as office:
+        await use(office, "acme-corp", 1_200_000, IN_OCTOBER)
+        office.clock.step(IN_NOVEMBER)
+
+        refused = await office.meterctl("close", "2025-10")
+        await office.apply(TOML)
+        closed = await office.meterctl("close", "2025-10")
+
+    assert refused.code == 1
+    assert "meterd.toml lists no client" in refused.err
+    assert "acme-corp (1,200,000 tokens)" in refused.err
+    assert closed.code == 0
 
 
 async def test_periods_of_clients_with_an_anchor_are_closed_with_the_month_they_begin_in() -> None:

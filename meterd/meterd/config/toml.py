@@ -75,6 +75,11 @@ class Configuration:
         """What is applied, but strange."""
         return tuple(self.notes.warnings)
 
+    @property
+    def mistakes(self) -> tuple[Mistake, ...]:
+        """What keeps it from being applied, sorted by line."""
+        return tuple(sorted(self.notes.mistakes, key=lambda one: one.line))
+
     def mistake(self, path: tuple[str | int, ...], message: str) -> Mistake:
         """A mistake found later, by who knows what the file alone doesn't say."""
         return Mistake(self.notes.line(path), field_name(path), message)
@@ -86,12 +91,21 @@ def read(toml: bytes, source: str = "meterd.toml") -> Configuration:
     Raises:
         ConfigurationRefused: it has mistakes; all of them are in it, sorted by line.
     """
+    configuration = look(toml, source)
+    if configuration.mistakes:
+        raise ConfigurationRefused(configuration.mistakes, source)
+    return configuration
+
+
+def look(toml: bytes, source: str = "meterd.toml") -> Configuration:
+    """Read a configuration file as far as it can be, its mistakes beside it.
+
+    Raises:
+        ConfigurationRefused: it is no TOML.
+    """
     values, lines = _parsed(toml, source)
     notes = Notes(lines)
-    agency = _agency(Table(values, (), notes))
-    if notes.mistakes:
-        raise ConfigurationRefused(tuple(sorted(notes.mistakes, key=lambda one: one.line)), source)
-    return Configuration(agency, notes)
+    return Configuration(_agency(Table(values, (), notes)), notes)
 
 
 def _parsed(toml: bytes, source: str) -> tuple[dict[str, object], dict[tuple[str | int, ...], int]]:

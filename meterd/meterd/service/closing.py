@@ -6,7 +6,8 @@
 
 Everything is computed beside the writer, which is held for milliseconds at a time. A closing
 that is killed leaves nothing that counts; the next begins anew. One that was done is done:
-asked again it shows the same invoices, and closes only clients that came later.
+asked again it shows the same invoices, and closes only clients that came later. Whom meterd.toml
+doesn't list is named and left open: once listed, closing the month again bills it.
 """
 
 from __future__ import annotations
@@ -89,13 +90,17 @@ class Closing:
         for _ in range(ATTEMPTS_MAX):
             drafts = await self._drafting.drafts(period)
             closed = await self._books.closed_by()
-            todo = [name for name in drafts.accounts if (name, period) not in closed]
+            todo = [
+                client
+                for client in drafts.accounts
+                if client in drafts.agency.clients and (client, period) not in closed
+            ]
+            remarks = await self._remarks(drafts, todo, closed)
             if not todo:
-                async for progress in self._closed(period, drafts):
+                async for progress in self._closed(period, drafts, remarks):
                     yield progress
                 return
             found = await self._obstacles(drafts, todo, request)
-            remarks = await self._remarks(drafts, todo)
             if found or request.dry_run:
                 async for progress in self._looked(drafts, todo, found, remarks, request.dry_run):
                     yield progress
@@ -146,20 +151,24 @@ class Closing:
         )
 
     async def _closed(
-        self, period: PeriodIndex, drafts: Drafts
+        self, period: PeriodIndex, drafts: Drafts, remarks: Sequence[str] = ()
     ) -> AsyncIterator[billing_pb2.CloseProgress]:
         """The invoices of a closed period."""
         found = await self._books.documents(period)
         invoices = [final_message(one) for one in found if one.kind == "invoice"]
-        if not drafts.accounts:
+        if not drafts.agency.clients and not found:
+            used = _strangers(drafts, drafts.accounts)
             raise NotPossibleNow(
-                "there is nothing to close: no client is listed, none used anything"
+                "there is nothing to close: meterd.toml lists no client"
+                + (f"; these used something: {used}" if used else "")
             )
         total = len(drafts.accounts)
         for first in range(0, len(invoices), MESSAGE_INVOICES_MAX):
             part = invoices[first : first + MESSAGE_INVOICES_MAX]
             yield billing_pb2.CloseProgress(done=total, total=total, invoices=part)
-        yield billing_pb2.CloseProgress(done=total, total=total, is_done=True, is_closed=True)
+        yield billing_pb2.CloseProgress(
+            done=total, total=total, remarks=remarks, is_done=True, is_closed=True
+        )
 
     async def _looked(
         self,
@@ -212,7 +221,7 @@ class Closing:
 
     async def _earlier(self, drafts: Drafts) -> list[str]:
         """Periods are closed in order: what one carries, or leaves unused, the next one takes."""
-        names = set(await self._books.open_before(drafts.period))
+        names = set(await self._books.open_before(drafts.period, drafts.agency.clients.keys()))
         closed = {period for _, period in await self._books.closed_by()}
         if closed and max(closed) + 1 < drafts.period:
             names |= {PeriodIndex(i) for i in range(max(closed) + 1, drafts.period)}
@@ -239,7 +248,12 @@ class Closing:
             for one in figures.producers
         ]
 
-    async def _remarks(self, drafts: Drafts, todo: list[str]) -> list[str]:
+    async def _remarks(
+        self,
+        drafts: Drafts,
+        todo: list[str],
+        closed: Mapping[tuple[str, PeriodIndex], int],
+    ) -> list[str]:
         """What holds nothing up, but an owner should know before invoices go out."""
         figures = await self._store.status()
         remarks = []
@@ -250,9 +264,13 @@ class Closing:
             )
         if figures.quarantined_records:
             remarks.append(f"{figures.quarantined_records:,} records in quarantine are not counted")
-        strangers = _strangers(drafts, todo)
+        left = [name for name in drafts.accounts if (name, drafts.period) not in closed]
+        strangers = _strangers(drafts, left)
         if strangers:
-            remarks.append(f"billed to nobody, for meterd.toml has no plan for them: {strangers}")
+            remarks.append(
+                f"billed to nobody, for meterd.toml has no plan for them: {strangers}; give them "
+                "one and close again, and they have their invoice"
+            )
         missing = _undrawable(drafts, todo)
         if missing:
             remarks.append(f"no PDF can be drawn for {missing}: no shipped font has its letters")

@@ -104,9 +104,11 @@ class Books:
         """By period of use: the clients that a period bills usage of."""
         return await self._readers.read(partial(statements.posted, posted_in=posted_in))
 
-    async def open_before(self, period: PeriodIndex) -> list[PeriodIndex]:
-        """Earlier periods that bill usage and that nobody has closed."""
-        return await self._readers.read(partial(statements.open_before, period=period))
+    async def open_before(self, period: PeriodIndex, clients: Collection[str]) -> list[PeriodIndex]:
+        """Earlier periods that bill usage of some of the clients and that nobody has closed."""
+        return await self._readers.read(
+            partial(statements.open_before, period=period, clients=clients)
+        )
 
     async def tokens_by_period(
         self, posted_through: PeriodIndex, client: str | None = None

@@ -19,7 +19,7 @@ from meterd.store.values import PeriodIndex
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from meterd.config.agency import Agency
     from meterd.store.sums import Rates
@@ -157,17 +157,18 @@ def posted(
     return {period: frozenset(names) for period, names in found.items()}
 
 
-def open_before(connection: sqlite3.Connection, period: PeriodIndex) -> list[PeriodIndex]:
-    """Earlier periods that bill usage and that nobody has closed."""
-    return [
-        PeriodIndex(index)
-        for (index,) in connection.execute(
-            "SELECT DISTINCT r.posted_in FROM rollup_month r LEFT JOIN periods p "
-            "ON p.client = r.client AND p.period = r.posted_in "
-            "WHERE r.posted_in < ? AND p.closed_at_ms IS NULL ORDER BY 1",
-            (period,),
-        )
-    ]
+def open_before(
+    connection: sqlite3.Connection, period: PeriodIndex, clients: Collection[str]
+) -> list[PeriodIndex]:
+    """Earlier periods that bill usage of some of the clients and that nobody has closed."""
+    found = connection.execute(
+        "SELECT DISTINCT r.posted_in, c.name FROM rollup_month r "
+        "JOIN clients c ON c.id = r.client LEFT JOIN periods p "
+        "ON p.client = r.client AND p.period = r.posted_in "
+        "WHERE r.posted_in < ? AND p.closed_at_ms IS NULL",
+        (period,),
+    )
+    return sorted({PeriodIndex(index) for index, name in found if name in clients})
 
 
 def tokens_by_period(
