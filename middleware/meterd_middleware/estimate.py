@@ -5,7 +5,7 @@
     TextSeen     ──output_tokens()──────▶ the floor of what an unfinished stream is billed for
 
 The rule gives each kind of character a share of a token, fitted to o200k and cl100k; its error
-over prose in thirty languages, code and JSON is stated in docs/estimates.md. Of a body beyond
+over prose, code, JSON and pictures is stated in docs/estimates.md. Of a body beyond
 64 KiB samples are taken, so that none of any size holds the app up for a millisecond. Base64
 is never counted as text: a picture counts what pictures cost (pictures.py).
 
@@ -60,42 +60,44 @@ on_this_thread = _OnThisThread()
 Shares = dict[str, float]
 
 _O200K: Shares = {
-    "latin": 21.3,
-    "space": 13.0,
-    "line": 100.0,
-    "number": 120.0,
-    "mark": 44.5,
-    "accent": 73.0,
-    "cyrillic": 27.5,
-    "greek": 37.4,
-    "hebrew": 39.7,
-    "arabic": 32.8,
-    "indic": 35.8,
-    "thai": 40.5,
-    "hangul": 71.0,
-    "han": 69.5,
-    "kana": 74.5,
+    "latin": 19.7,
+    "space": 30.0,
+    "run": 6.5,
+    "line": 28.5,
+    "number": 148.0,
+    "mark": 55.0,
+    "accent": 59.0,
+    "cyrillic": 24.8,
+    "greek": 34.7,
+    "hebrew": 36.6,
+    "arabic": 30.0,
+    "indic": 32.5,
+    "thai": 41.0,
+    "hangul": 67.8,
+    "han": 71.4,
+    "kana": 76.1,
     "symbol": 70.0,
     "other": 60.0,
 }
 """Tokens of o200k_base a hundred characters of each kind."""
 
 _CL100K: Shares = {
-    "latin": 22.0,
-    "space": 14.5,
-    "line": 88.0,
-    "number": 120.0,
-    "mark": 43.0,
-    "accent": 178.0,
-    "cyrillic": 47.3,
-    "greek": 100.0,
-    "hebrew": 115.0,
-    "arabic": 84.5,
-    "indic": 124.8,
-    "thai": 95.5,
-    "hangul": 120.0,
-    "han": 104.0,
-    "kana": 109.0,
+    "latin": 19.4,
+    "space": 37.0,
+    "run": 8.5,
+    "line": 26.5,
+    "number": 150.0,
+    "mark": 52.0,
+    "accent": 166.0,
+    "cyrillic": 43.6,
+    "greek": 96.3,
+    "hebrew": 110.7,
+    "arabic": 80.5,
+    "indic": 120.1,
+    "thai": 95.8,
+    "hangul": 115.1,
+    "han": 105.6,
+    "kana": 110.4,
     "symbol": 65.0,
     "other": 190.0,
 }

@@ -179,8 +179,7 @@ class Counting:
 
 def _made(name: str) -> Tokenizer | None:
     try:
-        ranks = vocabulary.ranks(vocabulary.read(name), _let_others_in)
-        return Tokenizer(vocabulary.PATTERNS[name], ranks, _let_others_in)
+        return Tokenizer(vocabulary.PATTERNS[name], vocabulary.tokens(name), _let_others_in)
     except (OSError, ValueError, ImportError, lzma.LZMAError):
         return None  # reckoned then, as without the extra
 

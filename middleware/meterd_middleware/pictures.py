@@ -4,14 +4,15 @@
 
 | models | rule |
 |---|---|
-| gpt-4o, 4.1, 4.5, o1, o3 | low 85; within 2048², short side 768: 85 + 170 a 512² tile |
-| gpt-4.1-mini, -nano, o4-mini | 32² patches, at most 1,536, × 1.62, 2.46, 1.72 |
+| gpt-4o, 4.1, 4.5 | low 85; within 2048², short side 768: 85 + 170 a 512² tile |
+| gpt-4o-mini; o1, o3; gpt-5 | the same with 2,833 + 5,667; 75 + 150; 70 + 140 |
+| gpt-4.1-mini, gpt-5-mini; -nano; o4-mini | at most 1,536 patches of 32², × 1.62; 2.46; 1.72 |
 | later OpenAI | 32² patches × 1.2 |
 | Claude | width × height / 725, at most 1,661; from 5 on 4,005 |
 | Gemini | 1,090 |
 
-A picture whose size can't be read, or that is a link, counts `UNSEEN_TOKENS`: links are never
-followed.
+A picture whose size can't be read, or that is a link, counts as one of a megapixel: links are
+never followed.
 
 Sources: OpenAI, "Images and vision"; Anthropic, "Vision"; sizes measured in November 2026 on
 pictures of 1024² and 12 megapixels.
@@ -20,6 +21,7 @@ pictures of 1024² and 12 megapixels.
 from __future__ import annotations
 
 import binascii
+import math
 import struct
 
 UNSEEN_TOKENS = 1_100
@@ -28,8 +30,27 @@ UNSEEN_TOKENS = 1_100
 HEAD_CHARACTERS = 32 * 1024
 """Of a picture's base64, how much is looked at: a JPEG states its size behind its metadata."""
 
-_TILED = ("gpt-4o", "gpt-4.1", "gpt-4.5", "gpt-4-turbo", "chatgpt-4o", "o1", "o3")
-_PATCHED = (("gpt-4.1-mini", 1.62), ("gpt-4.1-nano", 2.46), ("o4-mini", 1.72))
+_PATCHED = (
+    ("gpt-4.1-mini", 1.62),
+    ("gpt-4.1-nano", 2.46),
+    ("gpt-5-mini", 1.62),
+    ("gpt-5-nano", 2.46),
+    ("o4-mini", 1.72),
+)
+_TILED = (
+    ("gpt-4o-mini", 2_833, 5_667),
+    ("gpt-4o", 85, 170),
+    ("chatgpt-4o", 85, 170),
+    ("gpt-4.1", 85, 170),
+    ("gpt-4.5", 85, 170),
+    ("gpt-4-turbo", 85, 170),
+    ("o1", 75, 150),
+    ("o3", 75, 150),
+    ("gpt-5-", 70, 140),  # gpt-5.1 and later are other models
+)
+"""Beginnings of names: tokens of a picture, and of each of its tiles."""
+
+PATCHES_MAX = 1_536
 
 
 def tokens_of(model: str, provider: str, size: tuple[int, int] | None, *, is_low: bool) -> int:
@@ -46,12 +67,15 @@ def tokens_of(model: str, provider: str, size: tuple[int, int] | None, *, is_low
         return _of_claude(name, size)
     for prefix, factor in _PATCHED:
         if name.startswith(prefix):
-            return _in_patches(size, 1_536, factor)
-    if name.startswith(_TILED):
-        return 85 if is_low else _in_tiles(size)
+            return _in_scaled_patches(size, factor)
+    for prefix, whole, tile in _TILED:
+        if f"{name}-".startswith(prefix):
+            return whole if is_low else whole + tile * _tiles(size)
     if is_low:
         return 85
-    return _in_patches(size, 1_000_000, 1.2)
+    if size is None:
+        return UNSEEN_TOKENS
+    return round(_patches(*size) * 1.2)
 
 
 def _of_claude(name: str, size: tuple[int, int] | None) -> int:
@@ -61,21 +85,35 @@ def _of_claude(name: str, size: tuple[int, int] | None) -> int:
     return max(1, min(size[0] * size[1] // 725, most))
 
 
-def _in_tiles(size: tuple[int, int] | None) -> int:
+def _tiles(size: tuple[int, int] | None) -> int:
     if size is None:
-        return UNSEEN_TOKENS
+        return 4  # of about a megapixel
     width, height = size
     scale = min(1.0, 2048 / max(width, height))
     scale *= min(1.0, 768 / (min(width, height) * scale))
     across, down = (-(-max(1, round(side * scale)) // 512) for side in (width, height))
-    return 85 + 170 * across * down
+    return across * down
 
 
-def _in_patches(size: tuple[int, int] | None, most: int, factor: float) -> int:
-    if size is None:
-        return UNSEEN_TOKENS
-    patches = -(-size[0] // 32) * -(-size[1] // 32)
-    return round(min(patches, most) * factor)
+def _patches(width: float, height: float) -> int:
+    return math.ceil(width / 32) * math.ceil(height / 32)
+
+
+def _in_scaled_patches(size: tuple[int, int] | None, factor: float) -> int:
+    """Patches of a picture that is scaled down until no more than `PATCHES_MAX` cover it."""
+    width, height = size or (1_024, 1_024)
+    patches = _patches(width, height)
+    if patches > PATCHES_MAX:
+        scale = math.sqrt(32 * 32 * PATCHES_MAX / (width * height))
+        across, down = width * scale / 32, height * scale / 32
+        scale *= min(_whole(across) / across, _whole(down) / down)
+        patches = round(max(1.0, width * scale / 32)) * round(max(1.0, height * scale / 32))
+    return math.ceil(min(patches, PATCHES_MAX) * factor)
+
+
+def _whole(patches: float) -> float:
+    """As many whole patches as fit, where at least one does."""
+    return math.floor(patches) if patches >= 1 else patches
 
 
 def size_of(encoded: bytes) -> tuple[int, int] | None:

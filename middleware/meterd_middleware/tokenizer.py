@@ -17,10 +17,11 @@ import heapq
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
-WORDS_A_SLICE = 256
-MERGES_A_SLICE = 256
+TOKENS_A_SLICE = 512
+WORDS_A_SLICE = 128
+MERGES_A_SLICE = 64
 WORDS_REMEMBERED_MAX = 50_000
 WORD_BYTES_REMEMBERED_MAX = 64
 
@@ -32,18 +33,31 @@ def compiled(pattern: str) -> Any:
     return regex.compile(pattern)  # it remembers what it compiled
 
 
+def _tables(tokens: Iterable[bytes], pause: Callable[[], None]) -> tuple[dict[bytes, int], ...]:
+    """Each token's rank, in a table for each last byte.
+
+    One table of all would take 8 ms each time it grows, in which nobody is let in.
+    """
+    tables: tuple[dict[bytes, int], ...] = tuple({} for _ in range(256))
+    for rank, token in enumerate(tokens):
+        tables[token[-1]][token] = rank
+        if rank % TOKENS_A_SLICE == 0:
+            pause()
+    return tables
+
+
 class Tokenizer:
     """Counts the tokens of texts by one vocabulary.
 
     Args:
         pattern: cuts a text into words, none of which a token crosses.
-        ranks: each token and its rank.
+        tokens: all of them, in order of rank.
         pause: called after every slice of work.
     """
 
-    def __init__(self, pattern: str, ranks: dict[bytes, int], pause: Callable[[], None]) -> None:
+    def __init__(self, pattern: str, tokens: Iterable[bytes], pause: Callable[[], None]) -> None:
         self._words = compiled(pattern)
-        self._ranks = ranks
+        self._ranks = _tables(tokens, pause)
         self._pause = pause
         self._known: dict[bytes, int] = {}
 
@@ -59,7 +73,7 @@ class Tokenizer:
             word = found.group().encode()
             number = known.get(word)
             if number is None:
-                number = 1 if word in ranks else self._merged(word)
+                number = 1 if word in ranks[word[-1]] else self._merged(word)
                 if len(word) <= WORD_BYTES_REMEMBERED_MAX:
                     if len(known) >= WORDS_REMEMBERED_MAX:
                         known.clear()
@@ -100,6 +114,6 @@ class Tokenizer:
     def _offer(
         self, pairs: list[tuple[int, int, int, int]], word: bytes, left: int, middle: int, end: int
     ) -> None:
-        rank = self._ranks.get(word[left:end])
+        rank = self._ranks[word[end - 1]].get(word[left:end])
         if rank is not None:
             heapq.heappush(pairs, (rank, left, middle, end))

@@ -1,7 +1,6 @@
 """Vocabularies of OpenAI's tokenizers, in our wheel: they can't be downloaded at run time.
 
-    vocabularies/NAME.xz ──read()──▶ tokens in order of rank
-                         ──ranks()─▶ {token: rank}, in slices, so that no other thread waits
+    vocabularies/NAME.xz ──tokens()──▶ each token, in order of rank
     PATTERNS             cut a text into words, none of which a token crosses
 
 A file is xz of the tokens in order of rank, each behind one byte of its length. o200k_base
@@ -19,12 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Iterable, Iterator
 
 NAMES = ("o200k_base", "cl100k_base")
-SLICE_TOKENS = 1024
-"""After so many tokens the others get their turn: a quarter of a millisecond."""
-
 _UPPER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]"
 _LOWER = r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
 _SUFFIX = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
@@ -56,29 +52,15 @@ PATTERNS = {
 """Of each vocabulary; the first alternative that fits makes the next word."""
 
 
-def read(name: str) -> bytes:
-    """The tokens of this vocabulary (`NAMES`), each behind a byte of its length, by rank."""
+def tokens(name: str) -> Iterator[bytes]:
+    """Each token of this vocabulary (`NAMES`), in order of rank."""
     packed = (Path(__file__).parent / "vocabularies" / f"{name}.xz").read_bytes()
-    return lzma.decompress(packed)
-
-
-def ranks(tokens: bytes, pause: Callable[[], None]) -> dict[bytes, int]:
-    """Each token and its rank.
-
-    Args:
-        tokens: what `read` returns.
-        pause: called every `SLICE_TOKENS` tokens.
-    """
-    found: dict[bytes, int] = {}
-    at, rank, size = 0, 0, len(tokens)
+    data = lzma.decompress(packed)  # lets other threads in while it works
+    at, size = 0, len(data)
     while at < size:
-        end = at + 1 + tokens[at]
-        found[tokens[at + 1 : end]] = rank
+        end = at + 1 + data[at]
+        yield data[at + 1 : end]
         at = end
-        rank += 1
-        if rank % SLICE_TOKENS == 0:
-            pause()
-    return found
 
 
 def pack(published: bytes) -> bytes:
@@ -90,10 +72,8 @@ def pack(published: bytes) -> bytes:
     return lzma.compress(body, preset=9 | lzma.PRESET_EXTREME)
 
 
-def published(tokens: bytes) -> bytes:
+def published(tokens: Iterable[bytes]) -> bytes:
     """What `pack` was given: for comparing its checksum."""
-    lines = [
-        b"%s %d\n" % (base64.b64encode(token), rank)
-        for token, rank in ranks(tokens, lambda: None).items()
-    ]
-    return b"".join(lines)
+    return b"".join(
+        b"%s %d\n" % (base64.b64encode(token), rank) for rank, token in enumerate(tokens)
+    )

@@ -41,8 +41,8 @@ PROMPT = 3 + 1 + 2 + 3
 
 @pytest.fixture(scope="module")
 def tokens_of() -> Any:
-    ranks = vocabulary.ranks(vocabulary.read("o200k_base"), lambda: None)
-    return Tokenizer(vocabulary.PATTERNS["o200k_base"], ranks, lambda: None).count
+    tokens = vocabulary.tokens("o200k_base")
+    return Tokenizer(vocabulary.PATTERNS["o200k_base"], tokens, lambda: None).count
 
 
 @pytest.fixture(autouse=True)
@@ -188,11 +188,11 @@ def test_the_switch_turns_it_off(
 def test_where_the_vocabulary_cannot_be_read_the_rule_holds(
     counted: Counted, provider: Provider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def missing(name: str) -> bytes:
+    def missing(name: str) -> Iterator[bytes]:
         raise FileNotFoundError(name)
 
     monkeypatch.setattr(exact, "COUNTING", exact.Counting())
-    monkeypatch.setattr(vocabulary, "read", missing)
+    monkeypatch.setattr(vocabulary, "tokens", missing)
 
     counted.leave_a_stream(provider)
 

@@ -6,8 +6,10 @@ import base64
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from meterd_middleware import estimate
+from meterd_middleware import estimate, pictures
 from meterd_middleware.readers.counts import TextSeen
 from meterd_middleware.readers.text import characters_of
 from meterd_middleware.request import ProviderCall, read_request
@@ -41,7 +43,7 @@ def test_a_picture_counts_as_one_and_not_as_its_base64() -> None:
     data = base64.b64encode(bytes(range(256)) * 4_000).decode()
     url = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}}
 
-    assert 1_100 <= input_of([{"type": "text", "text": "What is this?"}, url]) < 1_200
+    assert 765 <= input_of([{"type": "text", "text": "What is this?"}, url]) < 865
 
 
 def test_a_request_without_a_body_counts_nothing() -> None:
@@ -74,6 +76,10 @@ def test_what_passed_of_a_reply_is_at_least_one_token() -> None:
 def test_digits_count_by_threes_and_letters_with_accents_by_themselves() -> None:
     """As tokenizers cut them."""
     assert characters_of("a1234 56\n") == {"latin": 1, "space": 1, "line": 1, "number": 3}
+    assert characters_of("a  b\n     c d")["run"] == 3
+    assert characters_of("é  b\n     c d") == {
+        "accent": 1, "latin": 3, "space": 2, "run": 3, "line": 1,
+    }  # fmt: skip
     assert characters_of("zażółć 12345") == {"latin": 2, "accent": 4, "space": 1, "number": 2}
 
 
@@ -82,3 +88,41 @@ def test_each_script_is_told_apart() -> None:
     assert characters_of("abc 你好 привет かな 한글 مرحبا") == {
         "latin": 3, "space": 5, "han": 2, "cyrillic": 6, "kana": 2, "hangul": 2, "arabic": 5,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("model", "width", "height", "tokens"),
+    [
+        ("gpt-4o", 1024, 1024, 765),
+        ("gpt-4o-2024-08-06", 2048, 4096, 1105),
+        ("gpt-4.1", 512, 512, 255),
+        ("gpt-4o-mini", 1024, 1024, 25_501),
+        ("o1", 1024, 1024, 675),
+        ("gpt-5", 1024, 1024, 630),
+        ("gpt-5-2025-08-07", 512, 512, 210),
+        ("gpt-5-mini", 1024, 1024, 1_659),
+        ("gpt-4.1-mini", 1800, 2400, 2_353),
+        ("openai/gpt-4.1-nano", 1024, 1024, 2_520),
+        ("o4-mini", 1024, 1024, 1_762),
+    ],
+)
+def test_a_picture_counts_as_openai_publishes(
+    model: str, width: int, height: int, tokens: int
+) -> None:
+    """Tiles or patches, by the model; the examples are OpenAI's own."""
+    assert pictures.tokens_of(model, "openai", (width, height), is_low=False) == tokens
+
+
+@pytest.mark.parametrize(
+    ("model", "tokens"), [("gpt-4o", 85), ("gpt-4o-mini", 2_833), ("o3", 75), ("gpt-5", 70)]
+)
+def test_low_detail_counts_the_same_for_every_size(model: str, tokens: int) -> None:
+    for size in ((64, 64), (8_000, 8_000), None):
+        assert pictures.tokens_of(model, "openai", size, is_low=True) == tokens
+
+
+@given(width=st.integers(1, 2**17), height=st.integers(1, 2**17))
+def test_no_picture_counts_nothing_or_more_than_its_model_allows(width: int, height: int) -> None:
+    """Also where a side is a thousand times the other."""
+    for model, most in (("gpt-4o", 85 + 170 * 8), ("gpt-4.1-mini", 2_489), ("o4-mini", 2_642)):
+        assert 1 <= pictures.tokens_of(model, "openai", (width, height), is_low=False) <= most

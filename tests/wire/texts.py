@@ -109,6 +109,38 @@ CODE: dict[str, str] = {
  GROUP BY clients.name HAVING sum(rollup.input_tokens) > 1000000
  ORDER BY 2 DESC LIMIT 20;
 """,
+    "Go": """func (s *Spool) Append(r Record) (int64, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.refused != nil {
+		return 0, fmt.Errorf("spool %q: %w", s.path, s.refused)
+	}
+	frame := make([]byte, 8, 8+r.Size())
+	binary.LittleEndian.PutUint32(frame, uint32(r.Size()))
+	for n := range s.open {
+		if s.open[n].ID == r.ID {
+			delete(s.open, n)
+		}
+	}
+	s.next++
+	return s.next, nil
+}
+""",
+    "HTML": """<table class="rollup" data-month="2026-11">
+  <thead><tr><th>Client</th><th>Requests</th><th>Tokens</th><th>Cost</th></tr></thead>
+  <tbody>
+    <tr><td><a href="/clients/acme-corp">Acme Corporation</a></td><td>45,890</td>
+        <td>12.7M</td><td class="amount">$31.42</td></tr>
+    <tr><td><a href="/clients/techstartup">Tech Startup &amp; Co</a></td><td>8,120</td>
+        <td>1.9M</td><td class="amount">$5.23</td></tr>
+  </tbody>
+</table>
+""",
+    "log lines": """2026-11-25T21:26:54.103Z INFO  meterd.ingest producer=web-1 batch=100 ms=3.1
+2026-11-25T21:26:54.207Z INFO  meterd.store commit rows=100 watermark=4810 wal_bytes=1048576
+2026-11-25T21:26:55.001Z WARN  meterd.quota client=acme-corp used=1934201 limit=2000000 share=0.967
+2026-11-25T21:26:55.340Z ERROR meterd.hooks command exit=127 path=/usr/local/bin/tell-owner
+""",
 }
 
 MARKDOWN = """## What was done

@@ -92,7 +92,8 @@ class TextCounter:
 def characters_of(text: str) -> dict[str, int]:
     """How many characters of each kind a text has: letters by script, blanks, line ends, marks.
 
-    Digits count by groups of at most three, which is how tokenizers cut them.
+    Digits count by groups of at most three, which is how tokenizers cut them; blanks in a row
+    by pairs, since an indentation is one token however deep it is.
     """
     if text.isascii():
         return _ascii_characters_of(text.encode("ascii"))
@@ -100,6 +101,7 @@ def characters_of(text: str) -> dict[str, int]:
     for letter, number in Counter(text).items():
         kind = _kind_of(letter)
         kinds[kind] = kinds.get(kind, 0) + number
+    _take_runs(kinds, text.count("  "))
     if kinds.pop("digit", 0):
         kinds["number"] = _groups_of_digits(text.encode("utf-8", "replace"))
     return kinds
@@ -116,6 +118,7 @@ def _ascii_characters_of(text: bytes) -> dict[str, int]:
     kinds = {"latin": len(text) - len(rest)}
     if blanks:
         kinds["space"] = blanks
+        _take_runs(kinds, text.count(b"  "))
     if lines:
         kinds["line"] = lines
     if marks:
@@ -123,6 +126,13 @@ def _ascii_characters_of(text: bytes) -> dict[str, int]:
     if len(rest) > blanks + lines + marks:
         kinds["number"] = _groups_of_digits(text)
     return kinds
+
+
+def _take_runs(kinds: dict[str, int], pairs: int) -> None:
+    """Count pairs of blanks apart."""
+    if pairs:
+        kinds["run"] = pairs
+        kinds["space"] -= 2 * pairs
 
 
 def _groups_of_digits(text: bytes) -> int:
