@@ -147,7 +147,7 @@ class _Unwilling:
     "thing",
     [None, 7, {}, [], len, _Endless(), _Unwilling(), mock.MagicMock(),
      subprocess, iter(()), ValueError("x"), openai.OpenAI],
-    ids=repr,
+    ids=lambda thing: type(thing).__name__,
 )  # fmt: skip
 def test_whatever_is_given_instead_of_a_client_is_said_in_one_sentence(
     meter: RecordingMeter, thing: Any
