@@ -263,8 +263,8 @@ class _Patch(Protocol):
     def undo(self) -> None: ...
 
 
-class Instrumentation:
-    """What `instrument_all` has done; `undo()` takes it back. Also a context manager."""
+class _Process:
+    """Every client of the process, metered; one at a time."""
 
     def __init__(self, meter: Meter) -> None:
         self._meter = meter
@@ -319,14 +319,33 @@ class Instrumentation:
         kind._use_aiohttp = _use_aiohttp
         self._undo.append(undo)
 
-    def undo(self) -> None:
-        """Leave every client as it was; calls under way are still counted. Repeatable."""
-        global _everything
+    def stop(self) -> None:
+        """Leave every client as it was; calls under way are still counted."""
         for patch in self._patches:
             patch.undo()
         for undo in self._undo:
             undo()
-        if _everything is self:
+
+
+class Instrumentation:
+    """What one `instrument_all` has done; `undo()` takes it back. Also a context manager."""
+
+    def __init__(self, meter: Meter) -> None:
+        self.meter = meter
+
+    def undo(self) -> None:
+        """Count for the meter that was in force before; without one leave every client as it was.
+
+        In whatever order, and repeatable; calls under way are still counted.
+        """
+        global _everything
+        if _everything is None or self not in _in_force:
+            return
+        _in_force.remove(self)
+        if _in_force:
+            _everything.change_meter(_in_force[-1].meter)
+        else:
+            _everything.stop()
             _everything = None
 
     def __enter__(self) -> Instrumentation:
@@ -336,25 +355,29 @@ class Instrumentation:
         self.undo()
 
 
-_everything: Instrumentation | None = None
+_everything: _Process | None = None
+_in_force: list[Instrumentation] = []
+"""The newest, whose meter counts, is the last."""
 
 
 def instrument_all(meter: Meter) -> Instrumentation:
     """Meter every httpx and httpx2 client of the process, existing and future.
 
     For apps that make clients in many places, or let a framework do it. Only LLM calls are
-    looked at; other requests, their headers included, pass untouched. A second call changes
-    the meter.
+    looked at; other requests, their headers included, pass untouched. Of several calls the
+    newest one's meter counts.
 
     Returns:
         What was done: `.undo()` takes it back.
     """
     global _everything
+    done = Instrumentation(meter)
     if meter.is_disabled:
-        return Instrumentation(meter)
+        return done
+    _in_force.append(done)
     if _everything is not None:
         _everything.change_meter(meter)
-        return _everything
-    _everything = Instrumentation(meter)
-    _everything.start()
-    return _everything
+    else:
+        _everything = _Process(meter)
+        _everything.start()
+    return done

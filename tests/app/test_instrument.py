@@ -268,9 +268,10 @@ def test_undo_leaves_every_client_as_it_was(
     assert library.Client._transport_for_url is original
 
 
-def test_instrument_all_twice_counts_once_for_the_newest_meter(
+def test_of_several_instrument_all_the_newest_counts_and_the_one_before_when_it_is_undone(
     meter: RecordingMeter, provider: Provider
 ) -> None:
+    """A library's or a test's block inside of the app's must not end the app's metering."""
     other = RecordingMeter()
     with httpx2.Client(base_url=provider.url) as client, instrument_all(meter):
         client.post(PATH, json=CHAT)
@@ -278,7 +279,23 @@ def test_instrument_all_twice_counts_once_for_the_newest_meter(
             client.post(PATH, json=CHAT)
         client.post(PATH, json=CHAT)
 
-    assert (len(meter.records), len(other.records)) == (1, 1)
+    assert (len(meter.records), len(other.records)) == (2, 1)
+
+
+def test_instrument_all_is_undone_in_whatever_order(
+    meter: RecordingMeter, provider: Provider
+) -> None:
+    original = httpx2.Client._transport_for_url
+    with httpx2.Client(base_url=provider.url) as client:
+        first, second = instrument_all(meter), instrument_all(meter)
+        first.undo()
+        first.undo()
+        client.post(PATH, json=CHAT)
+        second.undo()
+        client.post(PATH, json=CHAT)
+
+    assert len(meter.records) == 1
+    assert httpx2.Client._transport_for_url is original
 
 
 def test_a_client_that_is_instrumented_itself_is_not_counted_twice(

@@ -169,7 +169,8 @@ def _unbilled(status: admin_pb2.StatusResponse) -> Iterator[Finding]:
     for model in _first(status.unpriced_models):
         yield problem(
             "prices",
-            f"{model.model} of {model.provider or 'an unknown provider'} has no price: "
+            f"{model.model or 'a request without a model'} of "
+            f"{model.provider or 'an unknown provider'} has no price: "
             f"{counted(model.requests, 'request')}, {short_tokens(model.tokens)} tokens unpriced",
             "give it a price in meterd.toml, then `meterctl apply meterd.toml`, and `meterctl "
             'reprice --why "…"` for what was used before',

@@ -165,7 +165,12 @@ def _unpriced(status: admin_pb2.StatusResponse) -> tuple[list[Column], list[list
         Column("TOKENS", True),
     ]
     return columns, [
-        [model.provider, model.model, count(model.requests), short_tokens(model.tokens)]
+        [
+            model.provider or "-",
+            model.model or "-",
+            count(model.requests),
+            short_tokens(model.tokens),
+        ]
         for model in status.unpriced_models
     ]
 
