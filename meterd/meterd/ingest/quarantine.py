@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
     from meterd.store.batch import Kind, Rare
 
-TOKENS_MAX = 1 << 53
-"""A count above this is nonsense: no JSON number beyond it is exact."""
+TOKENS_MAX = 1 << 40
+"""A count above this, a trillion for one call, is nonsense; eight million of it still fit into
+the 64 bits of a sum."""
 MILLISECONDS_MAX = 1 << 45
 """Beyond the year 3000."""
 NAME_CHARACTERS_MAX = 512

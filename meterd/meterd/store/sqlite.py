@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import threading
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -107,6 +108,7 @@ class SqliteStore:
         self.books = Books(writer, self._readers, self._rates)
         self._heard: dict[ProducerId, Heartbeat] = {}
         self._reports: dict[ProducerId, bytes] = {}
+        self._news = threading.Lock()
 
     @property
     def ledger_id(self) -> LedgerId:
@@ -160,20 +162,25 @@ class SqliteStore:
 
     def heartbeat(self, heartbeat: Heartbeat) -> None:
         """Note that a producer lives; written with the next transaction."""
-        if not self._heard and not self._reports:
+        with self._news:
+            is_first = not self._heard and not self._reports
+            self._heard[heartbeat.producer] = heartbeat
+        if is_first:
             self._writer.note(self._write_news)
-        self._heard[heartbeat.producer] = heartbeat
 
     def report(self, producer: ProducerId, report: bytes) -> None:
         """Keep a producer's newest report; written with the next transaction."""
-        if not self._heard and not self._reports:
+        with self._news:
+            is_first = not self._heard and not self._reports
+            self._reports[producer] = report
+        if is_first:
             self._writer.note(self._write_news)
-        self._reports[producer] = report
 
     def _write_news(self, engine: Engine) -> None:
         """On the writer's thread: what was heard since the last time."""
-        heard, self._heard = self._heard, {}
-        reports, self._reports = self._reports, {}
+        with self._news:
+            heard, self._heard = self._heard, {}
+            reports, self._reports = self._reports, {}
         for heartbeat in heard.values():
             engine.producers.heard(heartbeat)
         for producer, report in reports.items():
@@ -247,7 +254,8 @@ class SqliteStore:
 
     async def status(self) -> StatusFigures:
         """The store's own figures."""
-        heard, reports = dict(self._heard), dict(self._reports)
+        with self._news:
+            heard, reports = dict(self._heard), dict(self._reports)
         return await self._readers.read(
             lambda connection: status.figures(connection, self._path, heard, reports)
         )

@@ -33,10 +33,11 @@ def uncounted(connection: sqlite3.Connection) -> Uncounted:
     """How many records no rollup has, by why."""
     (late,) = connection.execute("SELECT count(*) FROM uncounted WHERE why = 'late'").fetchone()
     (quarantined,) = connection.execute("SELECT count(*) FROM quarantine").fetchone()
+    # A floating-point sum: a producer may declare what it likes, and 64 bits would be an error.
     (lost,) = connection.execute(
-        "SELECT coalesce(sum(last_sequence - first_sequence + 1), 0) FROM losses"
+        "SELECT total(last_sequence - first_sequence + 1) FROM losses"
     ).fetchone()
-    return Uncounted(late, quarantined, lost)
+    return Uncounted(late, quarantined, int(lost))
 
 
 def figures(

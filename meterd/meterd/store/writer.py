@@ -212,12 +212,12 @@ class Writer:
             self._run_notes(engine)
             self._gather(engine, waiting)
             committed = engine.commit()
-        except sqlite3.Error as fault:
-            self._failed(fault)
-            self._answer(waiting, StorageFault(_sentence(fault)))
-        except MeterdError as fault:
-            self._failed(fault)
-            self._answer(waiting, StorageFault(str(fault)))
+        except (sqlite3.Error, MeterdError) as fault:
+            if _is_of_contents(fault):
+                self._broken(waiting, fault)
+            else:
+                self._failed(fault)
+                self._answer(waiting, StorageFault(_sentence(fault)))
         except Exception as fault:
             self._broken(waiting, fault)
         else:
@@ -280,7 +280,12 @@ class Writer:
         """Something raised what it never should: find out who, one by one, so that all others
         are written and nobody behind is blocked."""
         assert self._engine is not None
-        self._engine.rollback()
+        try:
+            self._engine.rollback()
+        except sqlite3.Error as worse:
+            self._failed(worse)
+            self._answer(waiting, StorageFault(_sentence(worse)))
+            return
         if len(waiting) > 1:
             for request in waiting:
                 request.answer, request.fault = None, None
@@ -304,8 +309,11 @@ class Writer:
             self._run(engine, request)
             committed = engine.commit()
         except (sqlite3.Error, MeterdError) as fault:
-            self._failed(fault)
-            self._answer([request], StorageFault(_sentence(fault)))
+            if _is_of_contents(fault):
+                self._broken([request], fault)
+            else:
+                self._failed(fault)
+                self._answer([request], StorageFault(_sentence(fault)))
         except Exception as fault:
             self._broken([request], fault)
         else:
@@ -351,6 +359,16 @@ class Writer:
                 request.future.exception()  # seen: whoever asked may have left
             else:
                 request.future.set_result(request.answer)
+
+
+def _is_of_contents(fault: Exception) -> bool:
+    """Whether SQLite minds what is written, and not where: the same sent again would fail again.
+
+    Taken for a failing disk, one record that no sum can hold would keep all others waiting.
+    """
+    return isinstance(fault, sqlite3.IntegrityError | sqlite3.DataError) or (
+        isinstance(fault, sqlite3.OperationalError) and "integer overflow" in str(fault)
+    )
 
 
 def _sentence(fault: Exception) -> str:
