@@ -95,8 +95,15 @@ class Rate:
 
     @cached_property
     def is_total(self) -> bool:
-        """Whether input and output, whatever their parts, all have a price."""
-        return self.price_of(INPUT) is not None and self.price_of(OUTPUT) is not None
+        """Whether whatever an ordinary record counts has a price: input, output, and of their
+        parts those from the cache and for reasoning."""
+        ordinary = (INPUT, OUTPUT, CACHE_READ, REASONING)
+        return all(self.price_of(kind) is not None for kind in ordinary)
+
+    @cached_property
+    def is_whole(self) -> bool:
+        """Whether each kind of token has a price."""
+        return None not in self._effective.values()
 
     def has_own(self, kind: str) -> bool:
         """Whether a kind is priced otherwise than its parent."""

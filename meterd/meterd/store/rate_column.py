@@ -2,13 +2,14 @@
 
     kind of each record ─▶ rate of its kind ─▶ the column `rate`
 
-Nearly always a kind has one rate for all of a batch. A record needs a look of its own only at
-the edge of a price in time or of a bracket, with rare counts, or where its client has prices
-of its own.
+Nearly always a kind has one rate for all of a batch, or one by the size of its input. A record
+needs a look of its own, eight times the work, only at the edge of a price in time, with rare
+counts, or where its client has prices of its own.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from typing import TYPE_CHECKING, NamedTuple
 
 from meterd.store.interning import BY_TOKENS, CONTINUATION, REFUSED
@@ -17,7 +18,8 @@ from meterd.store.ledger_row import PLAIN
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from meterd.store.batch import PlacedBatch
+    from meterd.pricing.rate_card import Rate
+    from meterd.store.batch import PlacedBatch, Rare
     from meterd.store.interning import KindRow, Tag
     from meterd.store.quotes import Quote, Quotes
 
@@ -46,15 +48,31 @@ def rate_column(
     most_input = max(batch.input_tokens) if batch.input_tokens else 0
     rates: list[int | None] = []
     special: set[int] = set()
+    bracketed: dict[int, Quote] = {}
     for at, kind in enumerate(kinds):
         quote = quotes.quote(kind, NOBODY, first)
         rates.append(quote.ids[0])
         if not _is_plain(quote, kind, last, most_input):
-            special.add(at)
+            if last < quote.to_ms and all(rate and rate.is_total for rate in quote.rates):
+                bracketed[at] = quote
+            else:
+                special.add(at)
     column = list(map(rates.__getitem__, batch.kind))
+    if bracketed:
+        _by_bracket(batch, bracketed, column)
     for at in _to_look_at(batch, tags, quotes, special):
         column[at] = _rate_at(batch, at, tags[batch.tag[at]], kinds[batch.kind[at]], quotes)
     return column
+
+
+def _by_bracket(batch: PlacedBatch, bracketed: dict[int, Quote], column: list[int | None]) -> None:
+    """The rates of records of kinds whose price depends on the input's size and on nothing else."""
+    ids = {kind: quote.ids for kind, quote in bracketed.items()}
+    starts = {kind: quote.starts for kind, quote in bracketed.items()}
+    assert batch.input_tokens is not None  # else none of them would reach a bracket
+    for at, (kind, took) in enumerate(zip(batch.kind, batch.input_tokens, strict=True)):
+        if kind in ids:
+            column[at] = ids[kind][bisect_left(starts[kind], took)]
 
 
 def _is_plain(quote: Quote, kind: KindRow, last: int, most_input: int) -> bool:
@@ -85,14 +103,20 @@ def _to_look_at(
 
 def _rate_at(batch: PlacedBatch, at: int, tag: Tag, kind: KindRow, quotes: Quotes) -> int | None:
     quote = quotes.quote(kind, tag.client_name, batch.billed_at_ms[at])
-    if at not in batch.rare:
-        bracket = quote.bracket(batch.input_tokens[at] if batch.input_tokens else 0)
-        rate = quote.rates[bracket]
-        if rate is not None and rate.is_total:
-            return quote.ids[bracket]
+    bracket = quote.bracket(batch.input_tokens[at] if batch.input_tokens else 0)
+    rate, rare = quote.rates[bracket], batch.rare.get(at)
+    if rate is not None and (rate.is_total if rare is None else _is_sure(rate, rare)):
+        return quote.ids[bracket]
     counts = counted(batch, at)
     tool_calls = batch.rare.get(at, PLAIN).tool_calls
     return quotes.rate_of(quote, counts, tool_calls, is_request=is_request(kind, counts))
+
+
+def _is_sure(rate: Rate, rare: Rare) -> bool:
+    """Whether a record with rare counts takes the rate without a look at each of them: no tools,
+    and no audio, which may share tokens with what came from the cache."""
+    has_more = rare.tool_calls or rare.audio_input_tokens or rare.audio_output_tokens
+    return rate.is_whole and not has_more
 
 
 def is_request(kind: KindRow, counts: Counted) -> bool:
