@@ -3,9 +3,10 @@
     a quota crosses a threshold ─▶ prepare ─ file in the outbox ─▶ claimed in the ledger ─▶ tell
                                                 └─ delivered, retried ─▶ command | webhook
 
-A hook hears of each event at least once, whenever the daemon dies: the event is written
-into the outbox first, then claimed in the ledger, and its file deleted once the hook took
-it. What a start finds in the outbox is delivered again, under the same idempotency key.
+Each event is told at least once, whenever the daemon dies: it is written into the outbox
+first, then claimed in the ledger, and its file deleted once the hook took it (without a hook:
+once it was logged). What a start finds in the outbox, and the first look at the quotas has not
+told, is told again, under the same idempotency key.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import asyncio
 import json
 import logging
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from hashlib import sha256
 from typing import TYPE_CHECKING, Protocol
@@ -126,19 +127,21 @@ class Hooks:
         self._pauses_s = pauses_s
         self._room = asyncio.Semaphore(DELIVERIES_MAX)
         self._pending: set[Path] = set()
+        self._told: set[str] = set()
+        self._has_looked = asyncio.Event()
         self._waiting: asyncio.Queue[Path] = asyncio.Queue(EVENTS_WAITING_MAX)
 
     async def prepare(self, event: ThresholdEvent) -> bool:
         """Write an event where a crash can't lose it; before it is claimed in the ledger.
 
         Returns:
-            False where that was done before, or nobody is to be told: it is not to be withdrawn.
+            False where that was done before: it is not to be withdrawn.
 
         Raises:
             StorageFault: it can't be written now; nothing was claimed, so ask again.
         """
         path = self._path(event)
-        if self._hook() is None or await asyncio.to_thread(path.exists):
+        if await asyncio.to_thread(path.exists):
             return False
         try:
             await asyncio.to_thread(_write, path, event.body())
@@ -152,21 +155,48 @@ class Hooks:
 
     def tell(self, event: ThresholdEvent) -> None:
         """Tell of an event that was prepared and claimed."""
-        sentence = event.sentence()
-        _log.warning("%s", sentence)
-        self._announcements.announce(event.client, sentence)
+        self._told.add(event.key)
+        self._say(event)
         if self._hook() is not None:
             self._put(self._path(event))
+        else:
+            _remove(self._path(event))
+
+    def looked(self) -> None:
+        """Every quota was looked at since the start: what else lies in the outbox is told now."""
+        self._has_looked.set()
 
     async def run(self) -> None:
-        """Deliver what waits, until cancelled; begins with what the last process left."""
-        for path in await asyncio.to_thread(_left_over, self._outbox):
-            self._put(path)
+        """Deliver what waits, until cancelled."""
         async with asyncio.TaskGroup() as deliveries:
+            deliveries.create_task(self._tell_left_over())
             while True:
                 path = await self._waiting.get()
                 delivery = deliveries.create_task(self._until_delivered(path))
                 delivery.add_done_callback(partial(self._done, path))
+
+    async def _tell_left_over(self) -> None:
+        """Tell what the last process had claimed and perhaps not told.
+
+        After the first look, since that tells what was prepared and not claimed: the other way
+        round such an event would be told twice.
+        """
+        await self._has_looked.wait()
+        for path in await asyncio.to_thread(_left_over, self._outbox):
+            if path.stem in self._told:
+                continue
+            event = await asyncio.to_thread(_read, path)
+            if event is not None:
+                self._say(event)
+            if self._hook() is not None:
+                self._put(path)
+            elif event is not None:
+                await asyncio.to_thread(_remove, path)
+
+    def _say(self, event: ThresholdEvent) -> None:
+        sentence = event.sentence()
+        _log.warning("%s", sentence)
+        self._announcements.announce(event.client, sentence)
 
     async def _until_delivered(self, path: Path) -> None:
         """Deliver one event; each waits on its own, so that no dead receiver holds up another."""
@@ -178,7 +208,7 @@ class Hooks:
             except OSError:
                 return  # delivered already: it was found at start and told again
             if hook is None:
-                return  # stays in the outbox, for a configuration that has a hook again
+                return  # taken out of the configuration; the next start sees what to do
             try:
                 async with self._room:
                     await self._deliver(hook, path.stem, body)
@@ -231,6 +261,15 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
     except OSError as error:
         _log.warning("%s can't be removed: %s", path, error.strerror)
+
+
+def _read(path: Path) -> ThresholdEvent | None:
+    """An event as it was written; None: it is gone, or a newer meterd's."""
+    try:
+        told = json.loads(path.read_bytes())
+        return ThresholdEvent(**{field.name: told[field.name] for field in fields(ThresholdEvent)})
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
 
 
 def _left_over(outbox: Path) -> list[Path]:

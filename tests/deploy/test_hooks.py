@@ -18,7 +18,7 @@ from tests.deploy.asking import ship, until, used
 from tests.support.daemon import start_daemon
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 from datetime import UTC, datetime
@@ -56,11 +56,16 @@ class Receiver(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.got: list[tuple[dict[str, str], bytes]] = []
         self.answers: list[int] = []
+        self.before_answer: Callable[[], None] = _nothing
 
     @property
     def url(self) -> str:
         """Where it listens."""
         return f"http://127.0.0.1:{self.server_address[1]}/hook"
+
+
+def _nothing() -> None:
+    """What happens before an answer, as a rule."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -69,6 +74,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
         self.server.got.append((dict(self.headers), body))
+        self.server.before_answer()
         self.send_response(self.server.answers.pop(0) if self.server.answers else 204)
         self.send_header("Location", self.server.url)
         self.send_header("Content-Length", "0")
@@ -91,6 +97,7 @@ def receiver() -> Iterator[Receiver]:
 
 async def until_taken(hooks: Hooks, taken: asyncio.Event) -> None:
     """Run until the hook took what waits."""
+    hooks.looked()
     running = asyncio.create_task(hooks.run())
     async with asyncio.timeout(20):
         await taken.wait()
@@ -197,23 +204,72 @@ async def test_what_a_killed_daemon_had_prepared_is_told_by_the_next(place: Path
     assert got == [EVENT.body()]
 
 
-async def test_without_a_hook_nothing_is_written(place: Path) -> None:
-    """The log and the tails still hear of it."""
+SENTENCE = (
+    "client acme-corp has used 1,600,000 of the 2,000,000 tokens of its quota in 2026-11: "
+    "80% reached"
+)
+
+
+async def test_without_a_hook_the_log_and_the_tails_hear_of_it(
+    place: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And nothing stays behind."""
     announcements, heard = Announcements(), list[tuple[str, str]]()
     announcements.subscribe(lambda client, sentence: heard.append((client, sentence)))
     hooks = Hooks(place / "outbox", lambda: None, announcements)
 
-    assert not await hooks.prepare(EVENT)
+    assert await hooks.prepare(EVENT)
     hooks.tell(EVENT)
 
-    assert not (place / "outbox").exists()
-    assert heard == [
-        (
-            "acme-corp",
-            "client acme-corp has used 1,600,000 of the 2,000,000 tokens of its quota in "
-            "2026-11: 80% reached",
-        )
-    ]
+    assert not list((place / "outbox").iterdir())
+    assert heard == [("acme-corp", SENTENCE)]
+    assert caplog.messages == [SENTENCE]
+
+
+async def test_what_a_killed_daemon_had_not_logged_the_next_one_logs(
+    place: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without a hook the line in the log is all there is; it must not be lost either."""
+    died = Hooks(place, lambda: None, Announcements())
+    assert await died.prepare(EVENT)
+
+    following = Hooks(place, lambda: None, Announcements())
+    following.looked()
+    running = asyncio.create_task(following.run())
+    async with asyncio.timeout(20):
+        while await asyncio.to_thread(_holds_events, place):
+            pass
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+    assert caplog.messages == [SENTENCE]
+
+
+def _holds_events(outbox: Path) -> bool:
+    return any(outbox.glob("*.json"))
+
+
+async def test_what_the_first_look_tells_is_not_told_again_from_the_outbox(
+    place: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Prepared, then killed before the claim: the next process claims it, and tells it once."""
+    got: list[bytes] = []
+    taken = asyncio.Event()
+
+    async def takes(hook: Hook, key: str, body: bytes) -> None:
+        got.append(body)
+        taken.set()
+
+    died = Hooks(place, lambda: Hook(command=("x",)), Announcements())
+    assert await died.prepare(EVENT)
+
+    following = Hooks(place, lambda: Hook(command=("x",)), Announcements(), delivery=takes)
+    assert not await following.prepare(EVENT)
+    following.tell(EVENT)
+    await until_taken(following, taken)
+
+    assert got == [EVENT.body()]
+    assert caplog.messages == [SENTENCE]
 
 
 def test_a_real_threshold_reaches_a_real_webhook_once_each(place: Path, receiver: Receiver) -> None:
@@ -230,3 +286,33 @@ def test_a_real_threshold_reaches_a_real_webhook_once_each(place: Path, receiver
     events = [json.loads(body) for _, body in receiver.got]
     assert sorted(event["percent"] for event in events) == ["100", "80"]
     assert {event["client"] for event in events} == {"acme-corp"}
+
+
+def test_a_daemon_killed_at_the_worst_moments_loses_no_event(
+    place: Path, receiver: Receiver
+) -> None:
+    """First between commit and claim (as a rule: a look comes once a second), then with the
+    webhook's answer on its way: each event comes again under its key, and none is a new one."""
+    hook = f'[on_threshold]\nurl = "{receiver.url}"\nsecret = "hunter2"\n'
+    with start_daemon(place, config=CONFIG + hook) as daemon:
+        ship(daemon, used("acme-corp", datetime.now(UTC), 12_000))
+        daemon.kill()
+        killed = threading.Event()
+
+        def kill() -> None:
+            if not killed.is_set():
+                killed.set()
+                daemon.kill()
+
+        receiver.before_answer = kill
+        daemon.start()
+        assert until(killed.is_set)
+        daemon.start()
+        assert until(lambda: len({headers["Idempotency-Key"] for headers, _ in receiver.got}) == 2)
+        assert until(lambda: not any((daemon.data / "outbox").glob("*.json")))
+        ship(daemon, used("acme-corp", datetime.now(UTC), 1_000))
+
+    keys = [headers["Idempotency-Key"] for headers, _ in receiver.got]
+    assert len(set(keys)) == 2
+    assert len(keys) > 2, "the one whose answer was lost has to come again"
+    assert {json.loads(body)["percent"] for _, body in receiver.got} == {"80", "100"}

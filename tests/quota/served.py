@@ -14,6 +14,7 @@ import grpc
 
 from meterd.config import toml
 from meterd.config.in_force import InForce
+from meterd.errors import StorageFault
 from meterd.service.quota import QuotaServicer
 from meterd.store.sqlite import open_store
 from meterd.store.values import Producer
@@ -34,8 +35,11 @@ class Told:
     def __init__(self) -> None:
         self.events: list[ThresholdEvent] = []
         self.outbox: set[str] = set()
+        self.is_full = False
 
     async def prepare(self, event: ThresholdEvent) -> bool:
+        if self.is_full:
+            raise StorageFault("the outbox can't be written")
         is_new = event.key not in self.outbox
         self.outbox.add(event.key)
         return is_new
@@ -45,6 +49,9 @@ class Told:
 
     def tell(self, event: ThresholdEvent) -> None:
         self.events.append(event)
+
+    def looked(self) -> None:
+        """Nothing lies in this outbox that was not told."""
 
 
 class Talk:
@@ -170,6 +177,7 @@ class Served:
     async def use(
         self, tokens: int, *, client: str = "acme", project: str = "", model: str = "gpt-4o",
         response_model: str | None = None, lease_id: int = 0, producer: str = "web-1",
+        ago_ms: int = 1_000,
     ) -> int:  # fmt: skip
         """Commit one record; returns its sequence."""
         sequence = self.sequences[producer] = self.sequences.get(producer, 0) + 1
@@ -177,7 +185,7 @@ class Served:
         await self.store.hello(Producer(id=producer_id(producer), service="web", host="h"), now_ms)
         record = usage(
             client, project, input_tokens=tokens, output_tokens=0, model=model,
-            response_model=response_model, lease_id=lease_id, occurred_at_ms=now_ms - 1_000,
+            response_model=response_model, lease_id=lease_id, occurred_at_ms=now_ms - ago_ms,
         )  # fmt: skip
         await self.store.commit(
             wire(record, producer=producer, first_sequence=sequence, now_ms=now_ms)

@@ -416,6 +416,73 @@ async def test_thresholds_are_not_told_again_after_a_restart(hard: Served) -> No
     assert not hard.told.outbox
 
 
+async def test_what_a_killed_daemon_had_committed_and_not_told_the_next_one_tells(
+    hard: Served,
+) -> None:
+    """Between the commit and the claim: the event is found in the ledger again."""
+    await hard.use(12_000)
+    await hard.close()
+
+    await hard.open()
+    events = await hard.events()
+
+    assert events == [("client acme", "quota", "80"), ("client acme", "quota", "100")]
+
+
+async def test_a_threshold_reached_in_the_last_second_of_a_period_is_told(hard: Served) -> None:
+    """Killed with the year's last commit, started again in the next month."""
+    hard.clock.step(datetime(2026, 11, 30, 23, 59, 59, tzinfo=UTC))
+    await hard.use(9_000, ago_ms=0)
+    await hard.close()
+
+    hard.clock.advance(timedelta(seconds=3))
+    await hard.open()
+    await hard.events()
+    again = await hard.events()
+
+    (event,) = hard.told.events
+    assert (event.period, event.percent, event.used) == ("2026-11", "80", 9_000)
+    assert len(again) == 1
+
+
+async def test_usage_that_comes_after_midnight_counts_in_its_own_period(hard: Served) -> None:
+    """A host that was offline: November's 80 % are told in December, and December's are not."""
+    hard.clock.step(datetime(2026, 11, 30, 23, 50, tzinfo=UTC))
+    await hard.use(7_000)
+    await hard.events()
+
+    hard.clock.advance(timedelta(days=2))
+    await hard.use(1_500, ago_ms=int(timedelta(days=2, minutes=1).total_seconds() * 1_000))
+    await hard.events()
+    await hard.use(7_999)
+    await hard.events()
+
+    assert [(event.period, event.percent) for event in hard.told.events] == [("2026-11", "80")]
+
+
+async def test_an_event_that_could_not_be_written_is_told_at_the_next_look(hard: Served) -> None:
+    """A full disk under the outbox delays it; nothing was claimed."""
+    await hard.use(9_000)
+    hard.told.is_full = True
+    before = await hard.events()
+
+    hard.told.is_full = False
+    after = await hard.events()
+
+    assert (before, after) == ([], [("client acme", "quota", "80")])
+
+
+async def test_the_agencys_own_quota_is_looked_at_after_a_start_too() -> None:
+    """Without a single listed client there is nobody else by whom it would be found."""
+    async with serving('[[quotas]]\ntokens = "10k"\n') as served:
+        await served.use(9_000, client="stranger")
+        await served.close()
+        await served.open()
+        events = await served.events()
+
+    assert events == [("agency", "quota", "80")]
+
+
 async def test_a_larger_quota_has_thresholds_of_its_own(hard: Served) -> None:
     """A client that is given more hears of 80 % again; one that is lowered, at once."""
     await hard.use(8_500)

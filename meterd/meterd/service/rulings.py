@@ -81,6 +81,7 @@ class Rulings:
         self._in_force = in_force
         self._clock = clock
         self._kept: dict[str, Ruling] = {}
+        self._former: dict[str, Ruling] = {}
 
     def now_ms(self) -> int:
         """Wall time in milliseconds."""
@@ -91,25 +92,38 @@ class Rulings:
         kept = self._kept.get(client)
         if kept is not None and self.now_ms() < kept.ends_ms:
             return kept
-        moment = moment_of(self._clock.unix_ns())
+        return await self._find(client, moment_of(self._clock.unix_ns()), self._kept)
+
+    async def before(self, client: str) -> Ruling:
+        """What held for a client at the end of the period before this one, as it reads now."""
+        current = await self.of(client)
+        kept = self._former.get(client)
+        if kept is not None and kept.period.index == current.period.index - 1:
+            return kept
+        end = moment_of(current.period.start_unix_ns - NS_PER_MS)
+        return await self._find(client, end, self._former)
+
+    async def _find(self, client: str, moment: datetime, kept: dict[str, Ruling]) -> Ruling:
         agency = self._in_force.agency
         period = period_for(agency, client, moment)
         grants = await self._store.grants(client, PeriodIndex(period.index))
         ruling = _ruling(agency, client, moment, sum(grant.tokens for grant in grants))
-        if len(self._kept) >= RULINGS_KEPT_MAX:
-            self._kept.clear()  # a stranger's ids; whoever still calls is asked for anew
+        if len(kept) >= RULINGS_KEPT_MAX:
+            kept.clear()  # a stranger's ids; whoever still calls is asked for anew
         if agency is self._in_force.agency:
-            self._kept[client] = ruling
+            kept[client] = ruling
         return ruling
 
     def forget(self, client: str) -> None:
         """Ask the store anew: something was granted."""
         self._kept.pop(client, None)
+        self._former.pop(client, None)
 
     def changed(self) -> list[str]:
         """Follow a new configuration; returns the clients for whom it says something else."""
         moment = moment_of(self._clock.unix_ns())
         former, self._kept = self._kept, {}
+        self._former.clear()
         changed = []
         for client, ruling in former.items():
             new = _ruling(self._in_force.agency, client, moment, ruling.granted)

@@ -3,7 +3,10 @@
     committed usage ─▶ how much was used, in memory ─▶ may a threshold be reached?
         ─▶ ask the ledger ─▶ prepared, claimed in the store, told
 
-The figures in memory only say when it is worth asking: an event rests on the ledger's own.
+The figures in memory only say when it is worth asking: an event rests on the ledger's own. So
+nothing is lost with the process: what was committed and not told is found by the look at every
+quota that follows a start, that of the period before included where it ended within a day.
+Usage that comes late is looked at for its own period, as long as that is the one before.
 """
 
 from __future__ import annotations
@@ -33,6 +36,8 @@ _log = logging.getLogger("meterd")
 COMMITS_WAITING_MAX = 1_024
 """Transactions between two looks; beyond them their usage is added up at once."""
 QUOTAS_WATCHED_MAX = 100_000
+FORMER_MS = 86_400_000
+"""For so long after a period's end a start looks at it, too: the daemon may have died with it."""
 
 
 class Teller(Protocol):
@@ -48,6 +53,10 @@ class Teller(Protocol):
 
     def tell(self, event: ThresholdEvent) -> None:
         """Tell of an event that was prepared and claimed."""
+        ...
+
+    def looked(self) -> None:
+        """Every quota has been looked at: what was prepared and never claimed has been told."""
         ...
 
 
@@ -72,6 +81,7 @@ class ThresholdWatch:
         self._watched: dict[Quota, _Watched] = {}
         self._told: set[tuple[Quota, str]] = set()
         self._looks_at_all = True
+        self._looks_at_former = True
         store.subscribe(self._committed)
 
     def forget(self, client: str) -> None:
@@ -93,15 +103,18 @@ class ThresholdWatch:
         """
         self._add_up()
         used, self._used = self._used, {}
-        if self._looks_at_all:
-            self._looks_at_all = False
-            for client in clients:
-                await self._look_at_all_of(client)
-        for key, tokens in used.items():
-            try:
+        try:
+            if self._looks_at_all:
+                self._looks_at_all = False
+                for client in ("", *clients):
+                    await self._look_at_all_of(client)
+                self._looks_at_former = False
+                self._teller.looked()
+            for key, tokens in used.items():
                 await self._look_at(key, tokens)
-            except Unavailable as error:
-                _log.error("thresholds of %s can't be looked at: %s", key.client, error)
+        except Unavailable as error:
+            _log.error("thresholds can't be looked at now: %s", error)
+            self.forget_all()  # what was added up is lost; the next look asks the ledger
 
     def _committed(self, committed: Committed) -> None:
         if committed.end_row > committed.first_row:
@@ -117,8 +130,10 @@ class ThresholdWatch:
 
     async def _look_at(self, key: UsageKey, tokens: int) -> None:
         ruling = await self._rulings.of(key.client)
+        if key.period == ruling.period.index - 1:
+            ruling = await self._rulings.before(key.client)
         if key.period != ruling.period.index:
-            return  # a closed quota's late usage alarms nobody any more
+            return  # the usage of months ago alarms nobody any more
         for quota in ruling.quotas:
             if quota.counts(key.client, key.project, key.model):
                 watched = self._watched.get(quota)
@@ -129,25 +144,26 @@ class ThresholdWatch:
                 await self._ask(ruling, quota)
 
     async def _look_at_all_of(self, client: str) -> None:
-        try:
-            ruling = await self._rulings.of(client)
+        rulings = [await self._rulings.of(client)]
+        began_ms = rulings[0].period.start_unix_ns // NS_PER_MS
+        if self._looks_at_former and self._rulings.now_ms() - began_ms < FORMER_MS:
+            rulings.append(await self._rulings.before(client))
+        for ruling in rulings:
             for quota in ruling.quotas:
                 if quota not in self._watched:
                     await self._ask(ruling, quota)
-        except Unavailable as error:
-            _log.error("thresholds of %s can't be looked at: %s", client, error)
 
     async def _ask(self, ruling: Ruling, quota: Quota) -> None:
         """Ask the ledger what is used, and tell of what that has reached."""
         used = (await used_tokens(self._store, [quota]))[quota]
         shares = ruling.terms.thresholds
+        for mark in reached(quota, shares, used):
+            if (quota, mark.event) not in self._told:
+                await self._tell(ruling, mark, used)
         if len(self._watched) >= QUOTAS_WATCHED_MAX:
             self._watched.clear()
             self._told.clear()
         self._watched[quota] = _Watched(used, next_mark(quota, shares, used))
-        for mark in reached(quota, shares, used):
-            if (quota, mark.event) not in self._told:
-                await self._tell(ruling, mark, used)
 
     async def _tell(self, ruling: Ruling, mark: Mark, used: int) -> None:
         now_ns = self._clock.unix_ns()
