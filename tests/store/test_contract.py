@@ -298,6 +298,20 @@ async def test_a_dedupe_id_is_forgotten_after_35_days(store: SqliteStore, clock:
     assert (await total(store, None)).requests == 3
 
 
+async def test_a_late_duplicate_is_counted_once_however_late(store: SqliteStore) -> None:
+    """Two processes polled it, and the spools of both were away for forty days."""
+    old = NOW_MS - 40 * DAY_MS
+    for name in ("one", "other"):
+        await store.commit(placed(usage(dedupe_id="resp_1", occurred_at_ms=old), producer=name))
+
+    accepted = await store.accept_late("acme-corp", NOW_MS)
+
+    assert accepted.records == 1
+    assert (await total(store, PeriodIndex(NOVEMBER - 1))).requests == 1
+    assert [record.is_duplicate for record in await ledger(store)] == [False, True]
+    assert await differences(store) == ()
+
+
 # ── restart ──
 
 

@@ -199,9 +199,10 @@ class Ledger:
             ),
         )
         first_row = self._runs.append(batch, self._producers.get(batch.producer).number)
-        uncounted = batch.late | self._duplicates(batch) if batch.rare else batch.late
+        duplicates = self._duplicates(batch) if batch.rare else frozenset[int]()
+        uncounted = batch.late | duplicates
         if uncounted:
-            self._note_uncounted(batch, tags, uncounted, first_row)
+            self._note_uncounted(batch, tags, uncounted, duplicates, first_row)
         self._note_times(batch, uncounted)
         self.tags.update(zip(tag_ids, tags, strict=True))
         for at in batch.rare.keys() - uncounted:
@@ -305,8 +306,15 @@ class Ledger:
         return frozenset(found)
 
     def _note_uncounted(
-        self, batch: PlacedBatch, tags: list[Tag], uncounted: frozenset[int], first_row: int
+        self,
+        batch: PlacedBatch,
+        tags: list[Tag],
+        uncounted: frozenset[int],
+        duplicates: frozenset[int],
+        first_row: int,
     ) -> None:
+        """Note why each isn't counted; of a late duplicate that it is one, or both would be
+        counted once they are accepted."""
         none = [0] * len(batch)
         inputs, outputs = batch.input_tokens or none, batch.output_tokens or none
         self._skipped.update(first_row + at for at in uncounted)
@@ -316,7 +324,7 @@ class Ledger:
                 (
                     tags[batch.tag[at]].client,
                     first_row + at,
-                    "late" if at in batch.late else "duplicate",
+                    "duplicate" if at in duplicates else "late",
                     inputs[at] + outputs[at],
                 )
                 for at in sorted(uncounted)
