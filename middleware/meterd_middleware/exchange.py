@@ -51,6 +51,7 @@ class Exchange:
         "call_number",
         "hider",
         "http_status",
+        "is_recorded",
         "keeps",
         "new_body",
         "reader",
@@ -68,6 +69,8 @@ class Exchange:
         self._unsettled = [True]  # popped by the one ending that counts: atomic without a lock
         self.reservation: Reservation | None = None
         self.call_number = 0
+        self.is_recorded = False
+        """A record of it is written: what fails after that must not count the call again."""
         self.reader: Reader | None = None
         self.keeps: Callable[[bytes], bool] | None = None
         """The reader's own quick look at a chunk; False: it took nothing, `feed` it."""
@@ -199,8 +202,10 @@ class Exchange:
                 reading = self._read(ending, late=late)
             owner.settle(self, ending, reading, late=late)
         except Exception as error:
-            owner.faults.note("settle", error, late=late)
-            owner.salvage(self, late=late)
+            try:
+                owner.faults.note("settle", error, late=late)
+            finally:
+                owner.salvage(self, late=late)
         finally:
             if self.reservation is not None:
                 self.reservation.release()  # does nothing where it was settled

@@ -192,7 +192,7 @@ class Exchanges:
             self.intake.measure(sent, body, started_ns)
             exchange.new_body = self.intake.body_that_asks(call, body)
         except Exception as error:
-            self.faults.note("measure", error)
+            self._note_unsent(exchange, "measure", error)
         return exchange
 
     def _prepare_manual(
@@ -225,7 +225,7 @@ class Exchanges:
                 )
                 self._take(exchange, outcome)
             except Exception as error:
-                self.faults.note("reserve", error)
+                self._note_unsent(exchange, "reserve", error)
             except BaseException:  # the app gave up while it waited for a lease
                 exchange.drop()
                 raise
@@ -246,7 +246,7 @@ class Exchanges:
                 )
                 self._take(exchange, outcome)
             except Exception as error:
-                self.faults.note("reserve", error)
+                self._note_unsent(exchange, "reserve", error)
             except BaseException:  # the app gave up while it waited for a lease
                 exchange.drop()
                 raise
@@ -301,7 +301,15 @@ class Exchanges:
                 )
             )
         except Exception as error:
-            self.faults.note("open", error)
+            self._note_unsent(exchange, "open", error)
+
+    def _note_unsent(self, exchange: Exchange, kind: str, error: Exception) -> None:
+        """Note a fault before the call is sent; if the app's own signal ends it, it never is."""
+        try:
+            self.faults.note(kind, error)
+        except BaseException:
+            exchange.end(Ending.NOT_SENT)
+            raise
 
     # The end.
 
@@ -361,6 +369,7 @@ class Exchanges:
                 self._sink.append_later(record, closes)
             else:
                 self._sink.append(record, closes)
+            exchange.is_recorded = True
             closes = 0
             input_tokens += record.input_tokens
             output_tokens += record.output_tokens
@@ -376,6 +385,8 @@ class Exchanges:
 
     def salvage(self, exchange: Exchange, *, late: bool) -> None:
         """A record that could not be made right is still made: estimated, and said to be."""
+        if exchange.is_recorded:
+            return
         sent = exchange.sent
         try:
             record = UsageRecord(

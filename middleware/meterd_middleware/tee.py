@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from meterd_middleware.faults import is_from_signal
 from meterd_middleware.settlement import Ending
 
 if TYPE_CHECKING:
@@ -36,7 +37,9 @@ class Tee:
             for chunk in self._inner:
                 try:
                     is_kept = keeps is not None and keeps(chunk)
-                except Exception:  # `feed` meets it again, and notes it
+                except Exception as error:  # `feed` meets it again, and notes it
+                    if is_from_signal(error):
+                        raise
                     is_kept = False
                 if not is_kept:
                     feed(chunk)
@@ -78,7 +81,9 @@ class AsyncTee:
             async for chunk in self._inner:
                 try:
                     is_kept = keeps is not None and keeps(chunk)
-                except Exception:  # `feed` meets it again, and notes it
+                except Exception as error:  # `feed` meets it again, and notes it
+                    if is_from_signal(error):
+                        raise
                     is_kept = False
                 if not is_kept:
                     feed(chunk)

@@ -234,8 +234,13 @@ class SyncShell(Shell):
         except BaseException as error:
             exchange.end(ending_of(error))
             raise
-        if head(exchange, response):
-            response.stream = self._tee(response.stream, exchange)
+        try:
+            if head(exchange, response):
+                response.stream = self._tee(response.stream, exchange)
+        except BaseException as error:  # the app's own signal: nobody else closes it now
+            exchange.end(ending_of(error))
+            response.close()
+            raise
         return response
 
     def _refused_usage(self, request: Any, given: Given, exchange: Exchange, response: Any) -> Any:
@@ -314,8 +319,13 @@ class AsyncShell(Shell):
         except BaseException as error:
             exchange.end(ending_of(error))
             raise
-        if head(exchange, response):
-            response.stream = self._tee(response.stream, exchange)
+        try:
+            if head(exchange, response):
+                response.stream = self._tee(response.stream, exchange)
+        except BaseException as error:  # the app's own signal: nobody else closes it now
+            exchange.end(ending_of(error))
+            await response.aclose()
+            raise
         return response
 
     async def _send_inside(self, request: Any) -> Any:

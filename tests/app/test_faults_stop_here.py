@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+import signal
 from typing import TYPE_CHECKING, Any
 
 import httpx2
@@ -15,6 +16,8 @@ from meterd_middleware.intake import Intake
 from meterd_middleware.testing import RecordingMeter
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from tests.support.provider import Provider
 
 CHAT: dict[str, Any] = {"model": "gpt-4o", "messages": [{"role": "user", "content": "secret"}]}
@@ -102,6 +105,86 @@ def test_a_reader_that_breaks_in_mid_stream_leaves_the_stream_whole(
 
     assert response.content == sent(provider)
     assert {kind for kind, _ in meter.faults} == {"feed", "read"}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_fault_after_the_record_is_written_does_not_count_the_call_again(
+    provider: Provider, monkeypatch: pytest.MonkeyPatch, stream: bool
+) -> None:
+    meter = RecordingMeter(client="acme-corp")
+    monkeypatch.setattr(Intake, "remember", broken)
+
+    call(provider, meter, stream=stream)
+
+    assert len(meter.records) == 1
+    assert [kind for kind, _ in meter.faults] == ["settle"]
+
+
+class TimeLimit(Exception):
+    """As Celery's SoftTimeLimitExceeded: raised by a signal handler, wherever it strikes."""
+
+
+@pytest.fixture
+def alarm() -> Iterator[Callable[..., Any]]:
+    """Stands in for a part of ours, in which the signal strikes."""
+
+    def handler(*_: Any) -> None:
+        raise TimeLimit
+
+    def strike(*_: Any, **__: Any) -> Any:
+        signal.raise_signal(signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    yield strike
+    signal.signal(signal.SIGUSR1, before)
+
+
+STRIKES = {
+    **ENTRIES,
+    "reserve": (RecordingMeter()._leases.__class__, "reserve"),
+    "open": (RecordingMeter()._shipper.__class__, "open_call"),
+    "append": (RecordingMeter()._shipper.__class__, "append"),
+    "remember": (Intake, "remember"),
+}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("entry", STRIKES)
+def test_a_time_limit_that_strikes_within_our_code_reaches_the_app(
+    provider: Provider,
+    monkeypatch: pytest.MonkeyPatch,
+    alarm: Callable[..., Any],
+    entry: str,
+    stream: bool,
+) -> None:
+    """Kept from it, the task would go on until it is killed; and the call is counted once."""
+    meter = RecordingMeter(client="acme-corp")
+    owner, name = STRIKES[entry]
+    with monkeypatch.context() as patched:
+        patched.setattr(owner, name, alarm)
+        with pytest.raises(TimeLimit):
+            call(provider, meter, stream=stream)
+    struck = len(meter.records)
+
+    call(provider, meter, stream=stream)
+
+    assert struck == (0 if entry in {"begin", "payer", "append"} else 1)
+    assert len(meter.records) == struck + 1
+    assert meter.faults == []
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_time_limit_reaches_an_async_app_too(
+    provider: Provider, monkeypatch: pytest.MonkeyPatch, alarm: Callable[..., Any], stream: bool
+) -> None:
+    meter = RecordingMeter(client="acme-corp")
+    monkeypatch.setattr(exchange, "reader_for", alarm)
+
+    async with instrument(httpx2.AsyncClient(base_url=provider.url), meter=meter) as client:
+        with pytest.raises(TimeLimit):
+            await client.post("/v1/chat/completions", json={**CHAT, "stream": stream})
+
+    assert len(meter.records) == 1
 
 
 def test_a_callback_that_raises_is_logged_once_and_counted(
