@@ -19,7 +19,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from benchmarks.daemon import metering
 from benchmarks.harness import ROUNDS_MIN, Report, arguments, interleaved
@@ -35,6 +35,7 @@ CALLS = 20_000
 LATENCIES = 200
 PAUSE_S = 0.06
 """Longer than the shipper gathers under load: each record finds everything at rest."""
+SLOW_US = 1_000
 OPEN_BYTES, RECORD_BYTES = 150, 190
 
 OPENED = OpenCall(
@@ -77,16 +78,24 @@ def _report_calls(report: Report, calls: int) -> None:
 
 
 def _report_tail(report: Report, calls: int) -> None:
-    """Percentiles of single calls, each between two looks at the clock."""
+    """Percentiles of single calls, each between two looks at the clock.
+
+    A loop that never rests is the first to lose its processor to others, a call in some hundred
+    where the machine is full: what it waited for one is told apart.
+    """
     for name, around in (("idle disk", contextlib.nullcontext()), ("busy disk", _busy_disk())):
         with around, _shipping() as shipper:
             _calls_us(shipper, calls, 1)
-            taken = sorted(one for _ in range(ROUNDS_MIN) for one in _single_us(shipper, calls))
+            singles = [one for _ in range(ROUNDS_MIN) for one in _singles(shipper, calls)]
+        taken = sorted(one.taken_us for one in singles)
+        ours = sorted(one.taken_us - one.waited_us for one in singles)
+        target = "≤ 10,000" if name == "busy disk" else ""
         report.add(f"{name}, p50", _percentile(taken, 0.5), "µs")
         report.add(f"{name}, p99", _percentile(taken, 0.99), "µs")
-        target = "≤ 10,000" if name == "busy disk" else ""
         report.add(f"{name}, p99.9", _percentile(taken, 0.999), "µs", target)
         report.add(f"{name}, slowest of {len(taken):,}", taken[-1], "µs")
+        report.add(f"{name}, without waiting for a processor, p99.9",
+                   _percentile(ours, 0.999), "µs", target)  # fmt: skip
 
 
 def _report_latency(report: Report, count: int) -> None:
@@ -132,14 +141,35 @@ def _calls_us(shipper: Shipper, calls: int, threads: int) -> float:
     return (time.perf_counter_ns() - start) / (calls // threads * threads) / 1_000
 
 
-def _single_us(shipper: Shipper, calls: int) -> list[float]:
-    taken = []
+class _Single(NamedTuple):
+    """One call: how long it took, and how much of that its thread was ready and had no core."""
+
+    taken_us: float
+    waited_us: float
+
+
+def _singles(shipper: Shipper, calls: int) -> list[_Single]:
+    singles = []
     clock = time.perf_counter_ns
+    waited = _waited_us()
     for _ in range(calls):
         start = clock()
         shipper.append(RECORD, closes=shipper.open_call(OPENED))
-        taken.append((clock() - start) / 1_000)
-    return taken
+        taken_us = (clock() - start) / 1_000
+        if taken_us < SLOW_US:  # asking takes longer than a call does
+            singles.append(_Single(taken_us, 0))
+            continue
+        before, waited = waited, _waited_us()
+        singles.append(_Single(taken_us, min(waited - before, taken_us)))
+    return singles
+
+
+def _waited_us() -> float:
+    """How long this thread has been ready to run without a core; 0 where no system says."""
+    try:
+        return int(Path("/proc/thread-self/schedstat").read_text().split()[1]) / 1_000
+    except OSError:
+        return 0.0
 
 
 def _bare_us(fd: int, calls: int) -> float:
