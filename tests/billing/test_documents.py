@@ -17,7 +17,7 @@ from meterd.billing.invoice import draw_up
 from meterd.billing.period import period_of
 from meterd.billing.sheet import Particulars, sheet
 from meterd.billing.statement import ProjectUsage, Statement
-from meterd.config.agency import Agency, Client, Plan, PlanType
+from meterd.config.agency import Agency, Client, Plan, PlanType, Tax
 from meterd.errors import NotPossibleNow
 
 if TYPE_CHECKING:
@@ -89,6 +89,56 @@ def test_html_shows_names_and_never_runs_them() -> None:
     assert "&lt;script&gt;alert(1)" in page
     assert "<script" not in page
     assert "$32.90" in page
+
+
+def a_bill(plan: Plan, **agency: object) -> dict[str, Json]:
+    """Of a client with two projects, in November."""
+    made = Agency(
+        name="Northwind Studio", timezone=ZONE, clients={"acme": Client("acme", "Acme")}, **agency,  # type: ignore[arg-type]  # its fields
+    )  # fmt: skip
+    period = period_of(datetime(2025, 11, 15, tzinfo=UTC), ZoneInfo(ZONE))
+    shares = tuple(ProjectUsage(f"project-{n}", 10, 100, Decimal("21.21")) for n in range(2))
+    used = Statement("acme", period, requests=20, tokens=3_000_000, cost=Decimal("42.42"),
+                     projects=shares)  # fmt: skip
+    tax = made.tax
+    return sheet(draw_up(used, plan, "USD", tax=tax), FINAL, made)
+
+
+def test_what_ai_costs_the_agency_is_not_told_to_a_client_on_a_retainer() -> None:
+    """It pays $560 for what cost $42.42; who pays the cost sees it, and its sum."""
+    retainer = Plan("starter", PlanType.RETAINER, fee=Decimal(500), included_tokens=2_000_000,
+                    overage_per_million=Decimal(60))  # fmt: skip
+    cost_plus = Plan("managed", PlanType.COST_PLUS, markup=Decimal("0.30"))
+
+    hidden, shown = html_of(a_bill(retainer)), html_of(a_bill(cost_plus))
+
+    assert "$560.00" in hidden
+    assert "project-1" in hidden
+    assert "21.21" not in hidden and "42.42" not in hidden
+    assert shown.count("$21.21") == 2
+    assert shown.count("$42.42") == 2  # the usage line, and all projects
+    assert pdf_of(a_bill(retainer)) != pdf_of(a_bill(cost_plus))
+
+
+def test_what_a_tax_is_on_stands_before_it() -> None:
+    """The net amount, the rate, the tax: what a tax office looks for."""
+    cost_plus = Plan("managed", PlanType.COST_PLUS, markup=Decimal("0.30"))
+
+    page = html_of(a_bill(cost_plus, tax=Tax("VAT", Decimal("0.19")), tax_id="DE123"))
+
+    assert page.index("Subtotal before tax") < page.index("$55.15") < page.index("VAT")
+    assert page.index("VAT") < page.index("$65.63")
+    assert "Tax id DE123" in page
+
+
+def test_an_invoice_made_in_the_evening_is_of_that_day() -> None:
+    """At nine in New York it is the next day in UTC."""
+    evening = datetime(2025, 12, 4, 2, 30, tzinfo=UTC)
+
+    made = a_sheet(particulars=Particulars(number="NW-000001", issued_at=evening))
+
+    assert made["issued_at"] == "2025-12-03T21:30:00-05:00"
+    assert "<dd>2025-12-03</dd>" in html_of(made)
 
 
 def test_csv_is_exact_and_no_formula() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
 
 from meterd.errors import InvalidRequest, NotPossibleNow
 from meterd.money import CURRENCIES, allot, exact, round_line
@@ -66,7 +67,7 @@ def credit_note(
         "kind": KIND,
         "credits": invoice["number"],
         "why": why,
-        "issued_at": issued_at.isoformat(),
+        "issued_at": issued_at.astimezone(ZoneInfo(invoice["timezone"])).isoformat(),
         "lines": lines,
         "projects": [],
         "notes": [],

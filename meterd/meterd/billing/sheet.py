@@ -11,7 +11,7 @@ stored as it is, so that a document made later shows what was true when it was c
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from meterd.billing.period import day_of
@@ -84,7 +84,7 @@ def sheet(invoice: Invoice, particulars: Particulars, agency: Agency) -> dict[st
         "first_day": day_of(period.start, agency.zone).isoformat(),
         "last_day": last_day.isoformat(),
         "timezone": agency.timezone,
-        "issued_at": _time(particulars.issued_at),
+        "issued_at": _time(particulars.issued_at, agency),
         "currency": invoice.currency,
         "decimals": places,
         "plan": invoice.plan,
@@ -144,5 +144,6 @@ def _plain(value: Decimal) -> str:
     return format(value, "f")
 
 
-def _time(moment: datetime | None) -> str:
-    return moment.astimezone(UTC).isoformat() if moment else ""
+def _time(moment: datetime | None, agency: Agency) -> str:
+    """Where the agency is: an invoice made there in the evening is not of tomorrow."""
+    return moment.astimezone(agency.zone).isoformat() if moment else ""

@@ -7,6 +7,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from meterd.billing.wording import money_text
+from meterd.money import exact
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 _STYLE = """
 :root { color-scheme: light; --accent: #1f3a5f; --faint: #6b7280; --rule: #d1d5db; }
 body { font: 15px/1.45 system-ui, sans-serif; max-width: 46rem; margin: 3rem auto; padding: 0 1rem;
-       color: #111827; }
+       color: #111827; overflow-wrap: anywhere; }
 header { display: flex; justify-content: space-between; gap: 2rem; }
 h1 { margin: 0; color: var(--accent); font-size: 1.9rem; }
 h2 { margin: 0; color: var(--accent); font-size: 1.15rem; }
@@ -43,12 +44,12 @@ def html_of(sheet: Mapping[str, Any], hash_hex: str = "") -> str:
 <title>{escape(_title(sheet))} {escape(sheet["number"])}</title><style>{_STYLE}</style></head>
 <body>
 <header><div><h2 dir="auto">{escape(agency["name"])}</h2>
-<div class="faint lines" dir="auto">{_block(agency["address"], agency["email"])}</div></div>
+<div class="faint lines" dir="auto">{_party(agency, "")}</div></div>
 <div class="number"><h1>{_title(sheet)}</h1>{escape(sheet["number"] or "not yet final")}</div>
 </header>
 <header style="margin-top:2.5rem"><div><span class="faint">Billed to</span><br>
 <strong dir="auto">{escape(sheet["client_name"])}</strong>
-<div class="lines" dir="auto">{_block(sheet["client_address"], sheet["client_email"])}</div></div>
+<div class="lines" dir="auto">{_party(sheet, "client_")}</div></div>
 <dl>{_facts(sheet)}</dl></header>
 {_table(sheet)}{_projects(sheet)}
 <p class="faint">{_small_print(sheet, hash_hex)}</p>
@@ -62,6 +63,14 @@ def _title(sheet: Mapping[str, Any]) -> str:
     return "Credit note" if sheet["kind"] == "credit_note" else "Invoice"
 
 
+def _party(of: Mapping[str, Any], prefix: str) -> str:
+    """Where somebody is to be found, a line each."""
+    tax_id = of[f"{prefix}tax_id"]
+    return _block(
+        of[f"{prefix}address"], of[f"{prefix}email"], f"Tax id {tax_id}" if tax_id else ""
+    )
+
+
 def _block(*texts: str) -> str:
     return escape("\n".join(text for text in texts if text))
 
@@ -73,16 +82,17 @@ def _facts(sheet: Mapping[str, Any]) -> str:
         ("Issued", sheet["issued_at"][:10]),
         ("Terms", sheet["agency"]["payment_terms"]),
         ("Credits", sheet["credits"]),
+        ("Currency", sheet["currency"]),
     )
     return "".join(f"<dt>{name}</dt><dd>{escape(value)}</dd>" for name, value in facts if value)
 
 
 def _table(sheet: Mapping[str, Any]) -> str:
     rows = "".join(
-        f"<tr><td>{escape(line['description'])}</td>"
+        f"<tr><td>{escape(_described(line))}</td>"
         f'<td class="number faint">{_count(line["tokens"])}</td>'
         f'<td class="number">{_money(sheet, line["amount"])}</td></tr>'
-        for line in sheet["lines"]
+        for line in _printed(sheet)
     )
     return (
         '<table><thead><tr><th>Description</th><th class="number">Tokens</th>'
@@ -92,20 +102,64 @@ def _table(sheet: Mapping[str, Any]) -> str:
     )
 
 
+def _printed(sheet: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The lines, and before taxes what they are on."""
+    taxes = [line for line in sheet["lines"] if line["kind"] == "tax"]
+    others = [line for line in sheet["lines"] if line["kind"] != "tax"]
+    if not taxes:
+        return others
+    net = {"description": "Subtotal before tax", "tokens": 0, "period": ""}
+    return [*others, {**net, "amount": sheet["subtotal"]}, *taxes]
+
+
+def _described(line: Mapping[str, Any]) -> str:
+    text: str = line["description"]
+    return f"{text} ({line['period']})" if line["period"] else text
+
+
 def _projects(sheet: Mapping[str, Any]) -> str:
     projects: Sequence[Mapping[str, Any]] = sheet["projects"]
     if not projects:
         return ""
+    # What AI costs the agency is the client's business only where it pays it as usage.
+    has_cost = any(line["kind"] == "usage" for line in sheet["lines"])
     rows = "".join(
-        f'<tr><td dir="auto">{escape(one["project"]) or "no project"}</td>'
-        f'<td class="number">{one["requests"]:,}</td><td class="number">{one["tokens"]:,}</td>'
-        f'<td class="number">{_money(sheet, one["amount"])}</td></tr>'
+        _project_row(
+            f'<td dir="auto">{escape(one["project"]) or "no project"}</td>',
+            one["requests"],
+            one["tokens"],
+            _money(sheet, one["amount"]) if has_cost else "",
+        )
         for one in projects
     )
+    cost = '<th class="number">Cost</th>' if has_cost else ""
     return (
         '<table><thead><tr><th>AI usage by project</th><th class="number">Requests</th>'
-        '<th class="number">Tokens</th><th class="number">Cost</th></tr></thead>'
-        f"<tbody>{rows}</tbody></table>"
+        f'<th class="number">Tokens</th>{cost}</tr></thead>'
+        f"<tbody>{rows}{_all_projects(sheet, projects, has_cost)}</tbody></table>"
+    )
+
+
+def _all_projects(
+    sheet: Mapping[str, Any], projects: Sequence[Mapping[str, Any]], has_cost: bool
+) -> str:
+    if len(projects) < 2:
+        return ""
+    with exact():
+        cost = sum((Decimal(one["amount"]) for one in projects), Decimal(0))
+    return _project_row(
+        '<td class="faint">All projects</td>',
+        sum(one["requests"] for one in projects),
+        sum(one["tokens"] for one in projects),
+        _money(sheet, f"{cost:f}") if has_cost else "",
+    )
+
+
+def _project_row(name: str, requests: int, tokens: int, cost: str) -> str:
+    shown = f'<td class="number">{cost}</td>' if cost else ""
+    return (
+        f'<tr>{name}<td class="number">{requests:,}</td>'
+        f'<td class="number">{tokens:,}</td>{shown}</tr>'
     )
 
 
