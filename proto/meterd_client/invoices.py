@@ -160,6 +160,7 @@ class ProfitRow:
     unpriced_requests: int
     """Above 0 the profit is an upper bound."""
     tokens: int
+    estimated_tokens: int
     mean_input_tokens: int
     p95_input_tokens: int
     output_ratio: Decimal | None

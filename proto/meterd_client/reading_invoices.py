@@ -135,6 +135,7 @@ def profits(row: billing_pb2.ProfitRow) -> Iterator[ProfitRow]:
         requests=row.requests,
         unpriced_requests=row.unpriced_requests,
         tokens=row.tokens,
+        estimated_tokens=row.estimated_tokens,
         mean_input_tokens=row.mean_input_tokens,
         p95_input_tokens=row.p95_input_tokens,
         output_ratio=decimal_or_none(row.output_ratio),

@@ -145,9 +145,11 @@ def test_csv_is_exact_and_no_formula() -> None:
     """-9.43 stays a number; =HYPERLINK becomes text."""
     rows = csv_of(a_sheet()).splitlines()
 
-    assert rows[0] == "number,client,period,kind,description,tokens,amount,currency"
-    assert rows[1].endswith(",usage,AI usage: 3.2M tokens,3200000,25.31,USD")
-    assert rows[-1] == "NW-000042,acme,2025-11,total,Total,,32.90,USD"
+    assert (
+        rows[0] == "number,client,period,kind,description,tokens,amount,currency,estimated_tokens"
+    )
+    assert rows[1].endswith(",usage,AI usage: 3.2M tokens,3200000,25.31,USD,")
+    assert rows[-1] == "NW-000042,acme,2025-11,total,Total,3200000,32.90,USD,0"
     assert [harmless(text) for text in ("=1+1", "＝1", "acme", "@x")] == [
         "'=1+1", "'＝1", "acme", "'@x",
     ]  # fmt: skip

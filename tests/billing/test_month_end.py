@@ -352,16 +352,38 @@ async def test_a_granted_client_pays_no_overage_on_it() -> None:
     assert json.loads(shown.out)["total"] == "500.00"
 
 
-async def test_estimated_tokens_are_said_on_the_invoice() -> None:
-    """A client can see which share no provider has reported."""
+async def test_estimated_tokens_are_said_wherever_there_is_a_total() -> None:
+    """A client can see which share no provider has reported; so can the agency, everywhere."""
     toml = AGENCY + MANAGED + clients("managed", "acme-corp")
     async with open_office(toml, IN_NOVEMBER) as office:
         at_ms = int((IN_NOVEMBER - timedelta(minutes=1)).timestamp()) * 1_000
         await office.record(
-            usage(input_tokens=900, output_tokens=0, occurred_at_ms=at_ms),
-            usage(input_tokens=100, output_tokens=0, estimated=1, occurred_at_ms=at_ms),
+            usage(input_tokens=900_000, output_tokens=0, occurred_at_ms=at_ms),
+            usage(input_tokens=100_000, output_tokens=0, estimated=1, occurred_at_ms=at_ms),
         )
 
         shown = await office.meterctl("invoice", "acme-corp", "2025-11")
+        bill = await office.meterctl("invoice", "acme-corp", "2025-11", "--format", "csv")
+        sheet = await office.meterctl("invoice", "acme-corp", "2025-11", "--format", "json")
+        page = office.directory / "invoice.html"
+        await office.meterctl("invoice", "acme-corp", "2025-11", "--output", str(page))
+        html = page.read_text()
+        rollup = await office.meterctl("rollup", "2025-11")
+        table = [await office.meterctl(name, "2025-11", "--format", form)
+                 for name in ("rollup", "profit") for form in ("csv", "json")]  # fmt: skip
+        office.clock.step(IN_DECEMBER)
+        closed = await office.meterctl("close", "2025-11")
 
-    assert "100 of 1,000 tokens (10.0%) were estimated" in shown.out
+    for text in (shown.out, html):
+        assert "100,000 of 1,000,000 tokens (10.0%) were estimated" in text
+    assert next(csv.DictReader(io.StringIO(bill.out)))["kind"] == "usage"
+    assert bill.lines[-1].endswith(",total,Total,1000000,2.60,USD,100000")
+    assert json.loads(sheet.out)["estimated_tokens"] == 100_000
+    assert rollup.lines[-1].split()[-1] == "100.0k"
+    for run in table[::2]:
+        assert next(csv.DictReader(io.StringIO(run.out)))["estimated_tokens"] == "100000"
+    for run in table[1::2]:
+        document = json.loads(run.out)
+        rows = (*document["rows"], document["total"])
+        assert {row["estimated_tokens"] for row in rows} == {100_000}
+    assert "ESTIMATED" in closed.lines[0]

@@ -140,9 +140,12 @@ def _write_all(
 
 def list_table(invoices: list[billing_pb2.Invoice], width: int | None) -> list[str]:
     """Documents, a line each."""
+    has_estimated = any(one.estimated_tokens for one in invoices)
     columns = [
         Column("NUMBER"), Column("CLIENT"), Column("PERIOD"), Column("STATUS"),
-        Column("TOKENS", is_figure=True), Column("TOTAL", is_figure=True),
+        Column("TOKENS", is_figure=True),
+        *([Column("ESTIMATED", is_figure=True)] if has_estimated else []),
+        Column("TOTAL", is_figure=True),
     ]  # fmt: skip
     rows = [
         [
@@ -151,6 +154,7 @@ def list_table(invoices: list[billing_pb2.Invoice], width: int | None) -> list[s
             one.period,
             one.status if one.kind == "invoice" else "credit note",
             short_tokens(one.tokens),
+            *([short_tokens(one.estimated_tokens)] if has_estimated else []),
             money(Decimal(one.total), one.currency),
         ]
         for one in invoices

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 SCHEMA = "meterd.invoice/1"
 COLUMNS = (
     "number", "client", "period", "status", "kind", "description", "tokens", "amount", "currency",
+    "estimated_tokens",
 )  # fmt: skip
 
 
@@ -49,4 +50,11 @@ def rows_of(invoice: billing_pb2.Invoice) -> Iterator[dict[str, object]]:
             "tokens": line.tokens or None,
             "amount": line.amount,
         }
-    yield {**fixed, "kind": "total", "description": "Total", "amount": invoice.total}
+    yield {
+        **fixed,
+        "kind": "total",
+        "description": "Total",
+        "tokens": invoice.tokens or None,
+        "estimated_tokens": invoice.estimated_tokens,
+        "amount": invoice.total,
+    }

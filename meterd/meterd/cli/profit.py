@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from meterd.cli.client import connected
 from meterd.cli.console import DONE, WrongValue
-from meterd.cli.figures import count, counted, money
+from meterd.cli.figures import count, counted, money, short_tokens
 from meterd.cli.options import add_connection, add_format, identifier, month
 from meterd.cli.output import write_csv, write_json
 from meterd.cli.progress import Progress
@@ -25,8 +25,8 @@ EXAMPLE = "meterctl profit 2026-11 --by project"
 
 _FIELDS = (
     "client", "project", "plan", "currency", "revenue", "ai_cost", "service_cost", "profit",
-    "margin", "requests", "tokens", "unpriced_requests", "mean_input_tokens", "p95_input_tokens",
-    "output_ratio", "cache_read_share", "history_share",
+    "margin", "requests", "tokens", "estimated_tokens", "unpriced_requests", "mean_input_tokens",
+    "p95_input_tokens", "output_ratio", "cache_read_share", "history_share",
 )  # fmt: skip
 _DECIMALS = ("revenue", "ai_cost", "service_cost", "profit", "margin", "output_ratio",
              "cache_read_share", "history_share")  # fmt: skip
@@ -108,7 +108,7 @@ def _document(
         "currency": total.currency,
         "rows": [_row(row) for row in rows],
         "total": {name: getattr(total, name) for name in ("revenue", "ai_cost", "service_cost",
-                  "profit", "margin", "requests", "tokens")},
+                  "profit", "margin", "requests", "tokens", "estimated_tokens")},
     }  # fmt: skip
 
 
@@ -179,6 +179,10 @@ def _advice(row: billing_pb2.ProfitRow) -> Iterator[str]:
 
 def _requests(row: billing_pb2.ProfitRow) -> str:
     parts = [f"{count(row.mean_input_tokens)} input tokens each"]
+    if row.estimated_tokens:
+        parts.append(
+            f"{short_tokens(row.estimated_tokens)} of {short_tokens(row.tokens)} estimated"
+        )
     if row.p95_input_tokens:
         parts.append(f"p95 {count(row.p95_input_tokens)}")
     if row.output_ratio:

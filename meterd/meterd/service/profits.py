@@ -221,6 +221,7 @@ def _figures(agency: Agency, outcome: Outcome, sums: Sums) -> billing_pb2.Profit
         ai_cost_share=percent_of(outcome.ai_cost, outcome.revenue),
         requests=sums.requests,
         tokens=sums.tokens,
+        estimated_tokens=sums.estimated_tokens,
         unpriced_requests=sums.unpriced_requests,
         mean_input_tokens=_mean(sums),
         output_ratio=_ratio(sums.output_tokens, sums.input_tokens),
@@ -297,7 +298,10 @@ def _total(agency: Agency, month: _Month, outcomes: list[Outcome]) -> billing_pb
             sum((one.service_cost for one in outcomes), Decimal(0)),
         )
     clients = [sums for (_, project), sums in month.sums.items() if not project]
-    names = ("requests", "input_tokens", "output_tokens", "cache_read_tokens", "unpriced_requests")
+    names = (
+        *("requests", "input_tokens", "output_tokens", "cache_read_tokens"),
+        *("unpriced_requests", "estimated_tokens"),
+    )
     added = {name: sum(getattr(sums, name) for sums in clients) for name in names}
     row = _figures(agency, whole, Sums(**added))
     row.is_total = True

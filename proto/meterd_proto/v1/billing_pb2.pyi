@@ -531,6 +531,7 @@ class ProfitRow(_message.Message):
     TREND_FIELD_NUMBER: _builtins.int
     PLAN_FIELD_NUMBER: _builtins.int
     AI_COST_SHARE_FIELD_NUMBER: _builtins.int
+    ESTIMATED_TOKENS_FIELD_NUMBER: _builtins.int
     client: _builtins.str
     project: _builtins.str
     currency: _builtins.str
@@ -555,6 +556,8 @@ class ProfitRow(_message.Message):
     plan: _builtins.str
     ai_cost_share: _builtins.str
     """percent of revenue; empty: no revenue"""
+    estimated_tokens: _builtins.int
+    """of tokens: counted by us, the provider's count never came"""
     @_builtins.property
     def flags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """loss, margin, unpriced"""
@@ -589,10 +592,11 @@ class ProfitRow(_message.Message):
         trend: _abc.Iterable[Global___TrendPoint] | None = ...,
         plan: _builtins.str = ...,
         ai_cost_share: _builtins.str = ...,
+        estimated_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ai_cost", b"ai_cost", "ai_cost_share", b"ai_cost_share", "cache_read_share", b"cache_read_share", "client", b"client", "currency", b"currency", "flags", b"flags", "history_share", b"history_share", "is_total", b"is_total", "margin", b"margin", "mean_input_tokens", b"mean_input_tokens", "output_ratio", b"output_ratio", "p95_input_tokens", b"p95_input_tokens", "period", b"period", "plan", b"plan", "profit", b"profit", "project", b"project", "remedies", b"remedies", "requests", b"requests", "revenue", b"revenue", "service_cost", b"service_cost", "tokens", b"tokens", "trend", b"trend", "unpriced_requests", b"unpriced_requests"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ai_cost", b"ai_cost", "ai_cost_share", b"ai_cost_share", "cache_read_share", b"cache_read_share", "client", b"client", "currency", b"currency", "estimated_tokens", b"estimated_tokens", "flags", b"flags", "history_share", b"history_share", "is_total", b"is_total", "margin", b"margin", "mean_input_tokens", b"mean_input_tokens", "output_ratio", b"output_ratio", "p95_input_tokens", b"p95_input_tokens", "period", b"period", "plan", b"plan", "profit", b"profit", "project", b"project", "remedies", b"remedies", "requests", b"requests", "revenue", b"revenue", "service_cost", b"service_cost", "tokens", b"tokens", "trend", b"trend", "unpriced_requests", b"unpriced_requests"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

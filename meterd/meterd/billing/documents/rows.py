@@ -11,7 +11,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-COLUMNS = ("number", "client", "period", "kind", "description", "tokens", "amount", "currency")
+COLUMNS = (
+    "number", "client", "period", "kind", "description", "tokens", "amount", "currency",
+    "estimated_tokens",
+)  # fmt: skip
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 # A spreadsheet that splits at semicolons begins a cell after each, whatever is quoted.
 _HIDDEN_FORMULA = re.compile(r"([;\t\r\n])(?=[\s\"']*[=+\-@＝＋－＠])")
@@ -26,7 +29,8 @@ def csv_of(sheet: Mapping[str, Any]) -> str:
     out = io.StringIO()
     writer = csv.writer(out)
     writer.writerow(COLUMNS)
-    total = {"kind": "total", "description": "Total", "tokens": "", "amount": sheet["total"]}
+    total = {"kind": "total", "description": "Total", "amount": sheet["total"],
+             "tokens": sheet["tokens"], "estimated": sheet["estimated_tokens"]}  # fmt: skip
     for line in (*sheet["lines"], total):
         writer.writerow(
             (
@@ -38,6 +42,7 @@ def csv_of(sheet: Mapping[str, Any]) -> str:
                 line["tokens"] or "",
                 line["amount"],
                 sheet["currency"],
+                line.get("estimated", ""),
             )
         )
     return out.getvalue()
