@@ -279,6 +279,7 @@ def test_a_real_threshold_reaches_a_real_webhook_once_each(place: Path, receiver
         ship(daemon, used("acme-corp", datetime.now(UTC), 12_000))
 
         assert until(lambda: len(receiver.got) == 2)
+        assert until(lambda: not any((daemon.data / "outbox").glob("*.json")))
         daemon.restart()
         ship(daemon, used("acme-corp", datetime.now(UTC), 1_000))
         assert until(lambda: not any((daemon.data / "outbox").glob("*.json")))
@@ -297,12 +298,12 @@ def test_a_daemon_killed_at_the_worst_moments_loses_no_event(
     with start_daemon(place, config=CONFIG + hook) as daemon:
         ship(daemon, used("acme-corp", datetime.now(UTC), 12_000))
         daemon.kill()
-        killed = threading.Event()
+        first, killed = threading.Lock(), threading.Event()
 
         def kill() -> None:
-            if not killed.is_set():
-                killed.set()
+            if first.acquire(blocking=False):
                 daemon.kill()
+                killed.set()
 
         receiver.before_answer = kill
         daemon.start()
