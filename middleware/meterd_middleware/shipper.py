@@ -129,7 +129,8 @@ class Shipper:
         """Something is to be said: a lease is wanted, a record was left for later."""
         courier = self._courier
         if courier is None:
-            self._spools.ensure()
+            if self._spools.ensure() is None and self._leases is not None:
+                self._leases.disconnected()  # no producer, so nobody asks: no call may wait
             self._start()
         else:
             courier.is_idle = False

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import replace
 from random import Random
 from typing import TYPE_CHECKING
@@ -337,6 +338,31 @@ def test_a_spool_that_cannot_be_made_is_said_and_never_raises(
     assert shipper.append(usage()) == 0
     assert not shipper.flush(0)
     assert caplog.text.count("no spool can be made") == 1
+
+
+def test_no_call_waits_for_its_quota_where_no_spool_can_be_made(
+    settings: Settings, tmp_path: Path
+) -> None:
+    """Without a producer nobody asks for a lease: each new client's first call would wait."""
+    (tmp_path / "file").touch()
+    chosen = replace(settings, spool_root=tmp_path / "file" / "spool", lease_timeout_ms=60_000)
+    leases = Leases(
+        chosen,
+        now_ns=time.time_ns,
+        monotonic_ns=time.monotonic_ns,
+        wake=lambda: shipper.wake(),
+    )
+    shipper = Shipper(chosen, leases)
+    answered = threading.Event()
+
+    def ask() -> None:
+        for client in ("acme-corp", "bigco-inc"):
+            leases.reserve(client, "", "gpt-4o", 100, 100)
+        answered.set()
+
+    threading.Thread(target=ask, daemon=True).start()
+
+    assert answered.wait(WAIT_S)
 
 
 def test_what_was_noted_reaches_the_daemon(make_shipper: MakeShipper) -> None:
