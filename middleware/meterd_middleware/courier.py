@@ -497,7 +497,7 @@ class Courier:
             return
         if spool is self._spools.current and not spool.is_present():
             self._spools.warn("spool", f"{spool.path} was removed; a new spool begins")
-            self._spools.rotate()
+            self._spools.rotate(is_removed=True)
         self._spools.let_go(keep=self._spool if self._link is not None else None)
         spool.trim(now, keep_bytes=self._settings.acknowledged_keep_bytes)
         if now >= self._sweep_ns:

@@ -96,6 +96,7 @@ class Spool:
         self._closed_unopened: set[int] = set()
         self._synced = (SegmentName(0), 0)
         self._has_synced_open = False
+        self._is_given_up = False
         self._is_directory_synced = False
         self._reserve = min(OPEN_RESERVE_BYTES, limits.spool_bytes_max // 8)
         self._lock_fd = self._counters_fd = self._acknowledged_fd = -1
@@ -151,9 +152,10 @@ class Spool:
                     if closes and self._open_calls.pop(closes, None) is None:
                         self._closed_unopened.add(closes)
                     return self._writer.next_sequence - 1
-                self.counters.refused_records += 1
-                self.counters.refused_tokens += record.tokens
-                self._save_counters()
+                if not self.is_released:  # else it goes elsewhere, or is counted there
+                    self.counters.refused_records += 1
+                    self.counters.refused_tokens += record.tokens
+                    self._save_counters()
                 return 0
             finally:
                 self._owner = 0
@@ -299,10 +301,19 @@ class Spool:
         except OSError:
             return False
 
+    def give_up(self) -> None:
+        """End appending to a directory that nobody will find: what comes goes elsewhere."""
+        with self._lock:
+            self._is_given_up = True
+            self._open_calls.clear()  # their records come elsewhere too
+            taken = self._writer.take_descriptors()
+        for fd in taken:
+            self._disk.close(fd)
+
     @property
     def is_released(self) -> bool:
         """Whether appending has ended."""
-        return self._lock_fd < 0
+        return self._is_given_up or self._lock_fd < 0
 
     def release(self) -> None:
         """End appending and free the lock: from now on anybody may adopt the directory.

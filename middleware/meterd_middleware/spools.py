@@ -202,8 +202,13 @@ class Spools:
         """Whether something waits to be appended."""
         return not self._later.empty()
 
-    def rotate(self) -> None:
-        """Go on in a new spool with a new producer. The old one only ends what it began."""
+    def rotate(self, *, is_removed: bool = False) -> None:
+        """Go on in a new spool with a new producer. The old one only ends what it began.
+
+        Args:
+            is_removed: its directory is gone, so not even that: the records of its calls go
+                into the new one, where they will be found.
+        """
         with self._making:
             self._maker = get_ident()
             try:
@@ -214,6 +219,8 @@ class Spools:
                 self._generation += 1
                 self.current = None
                 self._make_under_lock()
+                if is_removed:
+                    old.give_up()
             finally:
                 self._maker = 0
 
@@ -301,7 +308,9 @@ class Spools:
         if not number or (generation == newest and current is not None):
             return current or self._make(), call
         old = self._old.get(generation)
-        return (old, call) if old is not None else (self.current or self._make(), 0)
+        if old is None or old.is_released:
+            return self.current or self._make(), 0
+        return old, call
 
     def _note_time(self, start_ns: int, busy_ns: int | None) -> None:
         """Tell a slow disk from a busy interpreter: there the process worked all the while.

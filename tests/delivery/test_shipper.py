@@ -197,6 +197,27 @@ def test_a_removed_spool_directory_costs_no_record_that_comes_after(
         assert _tokens(server.ledger).count(2) == 1
 
 
+def test_a_call_under_way_when_its_directory_is_removed_is_counted(
+    root: Path, make_shipper: MakeShipper
+) -> None:
+    """Its record goes where it will be found, and not into a file that has no name any more."""
+    import shutil
+
+    with serving() as server:
+        shipper = make_shipper(server.target)
+        call = shipper.open_call(OpenCall(client="acme-corp"))
+        shipper.append(usage(input_tokens=1))
+        assert shipper.flush(WAIT_S)
+
+        shutil.rmtree(root)
+        assert _wait(lambda: any(root.glob("*/*.segment")))
+        shipper.append(usage(input_tokens=2), closes=call)
+        shipper.append(usage(input_tokens=3))
+
+        assert shipper.flush(WAIT_S)
+        assert sorted(_tokens(server.ledger)) == [1, 2, 3]
+
+
 def test_a_process_that_may_not_use_grpc_waits_between_its_rounds(
     make_shipper: MakeShipper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -423,8 +444,6 @@ def test_a_slow_disk_is_waited_for_by_the_shipper_s_thread_alone(settings: Setti
 
 def test_leases_are_asked_for_and_granted_on_the_same_channel(settings: Settings) -> None:
     """The second stream of the shipper's thread."""
-    import time
-
     with serving() as server:
         chosen = replace(settings, target=server.target, lease_timeout_ms=5_000)
         leases = Leases(
