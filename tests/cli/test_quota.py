@@ -57,6 +57,51 @@ def test_the_table_says_what_is_left_and_who_holds_what(
     assert "acme-corp: exhausted on the 26th at this pace." in result.out
 
 
+def test_who_vanished_is_named_first_and_of_many_the_largest(
+    answers: Answers, meterctl: Meterctl
+) -> None:
+    """Forty processes would hide the one host to look for; JSON has them all."""
+    held = quota()
+    for pid in range(1, 41):
+        held.holders.add(producer="web@host-1", tokens=1_000 + pid, until_unix_ns=NOW, pid=pid)
+    held.holders.add(producer="web@host-2", tokens=9, until_unix_ns=NOW, pid=7, is_gone=True)
+    answers.quotas = [held]
+
+    remarks = [line for line in meterctl("quota").lines if " lent to " in line]
+    found = json.loads(meterctl("quota", "--format", "json").out)["quotas"][0]["holders"]
+
+    assert remarks[0].startswith("acme-corp: 9 lent to web@host-2 (pid 7, not connected) until")
+    assert "(pid 40) until" in remarks[1]
+    assert remarks[3:] == ["acme-corp: 38.7k lent to 38 more."]
+    assert len(found) == 41
+    assert [holder["connected"] for holder in found[-2:]] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("status", "outlook"),
+    [
+        (quota(used=2_140_000), "exhausted, and 140k over"),
+        (quota(used=2_000_000), "exhausted"),
+        (quota(used=2_140_000, mode=quota_pb2.LIMIT_MODE_SOFT), "140k in overage"),
+        (quota(used=2_140_000, mode=quota_pb2.LIMIT_MODE_SOFT, cap=2_500_000),
+         "140k in overage, of a cap of 2.5M: reached on the 29th at this pace"),
+        (quota(used=2_140_000, mode=quota_pb2.LIMIT_MODE_SOFT, cap=4_000_000),
+         "140k in overage, of a cap of 4M"),
+        (quota(used=4_000_000, mode=quota_pb2.LIMIT_MODE_SOFT, cap=4_000_000),
+         "2M in overage, of a cap of 4M: reached"),
+        (quota(is_unlimited=True), "nothing limits it (plan starter)"),
+        (quota(is_unlimited=True, plan=""), "no plan limits it"),
+    ],
+)  # fmt: skip
+def test_what_is_to_be_expected_is_one_clause(
+    answers: Answers, meterctl: Meterctl, status: quota_pb2.QuotaStatus, outlook: str
+) -> None:
+    """Overage is what a soft quota is for: "exhausted" would alarm."""
+    answers.quotas = [status]
+
+    assert meterctl("quota").lines[-1] == f"acme-corp: {outlook}."
+
+
 def test_json_is_exact(answers: Answers, meterctl: Meterctl) -> None:
     """The names that the design gives."""
     answers.quotas = [quota(used=1_234_567)]

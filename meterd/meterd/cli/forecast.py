@@ -24,14 +24,28 @@ def exhausted_on(quota: quota_pb2.QuotaStatus, now_unix_ns: int) -> str:
         return ""
     if quota.used >= quota.limit:
         return "exhausted"
+    day = _day_of(quota, quota.limit, now_unix_ns)
+    return f"exhausted on the {day} at this pace" if day else ""
+
+
+def cap_reached_on(quota: quota_pb2.QuotaStatus, now_unix_ns: int) -> str:
+    """The same for the cap of a soft quota: where its overage ends, and calls are refused."""
+    if quota.used >= quota.cap:
+        return "reached"
+    day = _day_of(quota, quota.cap, now_unix_ns)
+    return f"reached on the {day} at this pace" if day else ""
+
+
+def _day_of(quota: quota_pb2.QuotaStatus, tokens: int, now_unix_ns: int) -> str:
+    """The day on which so many tokens will be used, as "23rd"; empty: not in this period."""
     elapsed = now_unix_ns - quota.period_start_unix_ns
     if elapsed < _ELAPSED_MIN_NS or quota.used <= 0:
         return ""
-    end = quota.period_start_unix_ns + elapsed * quota.limit // quota.used
+    end = quota.period_start_unix_ns + elapsed * tokens // quota.used
     if end >= quota.period_end_unix_ns:
         return ""
     day = datetime.fromtimestamp(end // NS_PER_S, tz=_zone(quota.timezone)).day
-    return f"exhausted on the {day}{_suffix(day)} at this pace"
+    return f"{day}{_suffix(day)}"
 
 
 def _zone(name: str) -> tzinfo:

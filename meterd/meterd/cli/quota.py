@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from meterd.cli.client import connected
 from meterd.cli.console import DONE, CommandRefused, DaemonUnavailable, WrongValue
 from meterd.cli.figures import moment, short_tokens, timestamp, tokens
-from meterd.cli.forecast import exhausted_on
+from meterd.cli.forecast import cap_reached_on, exhausted_on
 from meterd.cli.options import add_connection, add_format, identifier
 from meterd.cli.output import json_line, write_csv, write_json
 from meterd.cli.progress import Progress
@@ -16,6 +16,7 @@ from meterd_proto.v1 import quota_pb2, quota_pb2_grpc
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Sequence
 
     from meterd.cli.client import Daemon
     from meterd.cli.console import Console
@@ -33,6 +34,8 @@ _COLUMNS = (
 )
 _CLEAR_SCREEN = "\x1b[H\x1b[2J"
 _INTERVAL_MAX_S = 3600.0
+_HOLDERS_MAX = 3
+"""Holders that a table names of each quota; JSON has them all."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -66,6 +69,8 @@ def run(options: argparse.Namespace, console: Console) -> int:
     """Ask for the quotas and write them; with `--watch` until interrupted."""
     with connected(options.target, console) as daemon:
         _write(_ask(daemon, options.client or "", console), options, console)
+        if options.watch:
+            _say_when(options, console)
         while options.watch:
             console.out.flush()
             console.wait(options.interval)
@@ -83,6 +88,14 @@ def _show_again(daemon: Daemon, options: argparse.Namespace, console: Console) -
     if console.is_terminal and options.format == "table":
         console.out.write(_CLEAR_SCREEN)
     _write(quotas, options, console)
+    _say_when(options, console)
+
+
+def _say_when(options: argparse.Namespace, console: Console) -> None:
+    """A screen that is watched says from when its figures are."""
+    if console.is_terminal and options.format == "table":
+        now = moment(console.now_unix_ns())
+        console.print(f"\n{now}, every {options.interval:g} s; Ctrl-C ends it")
 
 
 def _ask(daemon: Daemon, client: str, console: Console) -> list[quota_pb2.QuotaStatus]:
@@ -140,17 +153,40 @@ def _figures(quota: quota_pb2.QuotaStatus) -> list[str]:
 def _remarks(quota: quota_pb2.QuotaStatus, now: int) -> list[str]:
     """Who holds what is lent, and when the tokens will be gone at this pace."""
     name = _owner(quota) + (f" ({_scope(quota)})" if quota.project or quota.model else "")
+    remarks = [*_lent_to(quota.holders), _outlook(quota, now)]
+    return [f"{name}: {remark}." for remark in remarks if remark]
+
+
+def _lent_to(holders: Sequence[quota_pb2.Holder]) -> list[str]:
+    """The largest holders, and first of all who is gone with what it holds."""
+    by_worth = sorted(holders, key=lambda holder: (not holder.is_gone, -holder.tokens))
     remarks = [
-        f"{name}: {short_tokens(holder.tokens)} lent to {holder.producer} (pid {holder.pid}) "
-        f"until {moment(holder.until_unix_ns)}."
-        for holder in quota.holders
+        f"{short_tokens(holder.tokens)} lent to {holder.producer} (pid {holder.pid}"
+        f"{', not connected' if holder.is_gone else ''}) until {moment(holder.until_unix_ns)}"
+        for holder in by_worth[:_HOLDERS_MAX]
     ]
-    forecast = exhausted_on(quota, now)
-    if forecast:
-        remarks.append(f"{name}: {forecast}.")
-    if quota.cap and quota.used > quota.limit and not quota.is_unlimited:
-        remarks.append(f"{name}: in overage, up to its cap of {short_tokens(quota.cap)}.")
+    others = by_worth[_HOLDERS_MAX:]
+    if others:
+        held = short_tokens(sum(holder.tokens for holder in others))
+        remarks.append(f"{held} lent to {len(others)} more")
     return remarks
+
+
+def _outlook(quota: quota_pb2.QuotaStatus, now: int) -> str:
+    """What is to be expected of a quota; empty where nothing is."""
+    if quota.is_unlimited:
+        return f"nothing limits it (plan {quota.plan})" if quota.plan else "no plan limits it"
+    over = quota.used - quota.limit
+    if over <= 0 or not quota.limit:
+        return exhausted_on(quota, now)
+    if quota.mode != quota_pb2.LIMIT_MODE_SOFT:
+        return f"exhausted, and {short_tokens(over)} over"
+    if not quota.cap:
+        return f"{short_tokens(over)} in overage"
+    at = cap_reached_on(quota, now)
+    return f"{short_tokens(over)} in overage, of a cap of {short_tokens(quota.cap)}" + (
+        f": {at}" if at else ""
+    )
 
 
 def _is_agency(quota: quota_pb2.QuotaStatus) -> bool:
@@ -200,6 +236,7 @@ def _holders(quota: quota_pb2.QuotaStatus) -> list[dict[str, object]]:
             "pid": holder.pid,
             "tokens": holder.tokens,
             "until": timestamp(holder.until_unix_ns),
+            "connected": not holder.is_gone,
         }
         for holder in quota.holders
     ]

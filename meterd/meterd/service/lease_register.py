@@ -116,7 +116,8 @@ class LeaseRegister:
         vanished = [
             lent
             for lent in self.outstanding.all()
-            if lent.producer not in connected and now_ms >= self._held_until_ms(lent)
+            if lent.producer not in connected
+            and now_ms >= self.held_until_ms(lent.producer, lent.expires_at_ms)
         ]
         for lent in vanished:
             _log.warning(
@@ -207,6 +208,11 @@ class LeaseRegister:
                 found[lent.producer] = (tokens + lent.outstanding, until_ms)
         return found
 
+    def held_until_ms(self, producer: ProducerId, expires_at_ms: int) -> int:
+        """When what a producer holds is taken back if it is never heard of again."""
+        contact_ms = self._last_contact_ms.get(producer, self._started_ms)
+        return max(contact_ms + HOLD_MAX_MS, expires_at_ms)
+
     # ── keeping in step ──
 
     def _committed(self, committed: Committed) -> None:
@@ -241,10 +247,6 @@ class LeaseRegister:
             for held in claimed
             if lent_now.get(LeaseId(held.lease_id), 0) < held.tokens or not held.tokens
         ]
-
-    def _held_until_ms(self, lent: Lent) -> int:
-        contact_ms = self._last_contact_ms.get(lent.producer, self._started_ms)
-        return max(contact_ms + HOLD_MAX_MS, lent.expires_at_ms)
 
     def _forget_names(self, connected: Collection[ProducerId]) -> None:
         if len(self._names) <= PRODUCERS_KNOWN_MAX:

@@ -105,6 +105,9 @@ def _holders(lender: Lender, quota: Quota) -> list[quota_pb2.Holder]:
     found = []
     for producer, (tokens, until_ms) in lender.register.holders(quota).items():
         name, pid = lender.register.name_of(producer)
+        is_gone = producer not in lender.desks
+        if is_gone:
+            until_ms = lender.register.held_until_ms(producer, until_ms)
         until_unix_ns = until_ms * NS_PER_MS
         found.append(
             quota_pb2.Holder(
@@ -112,6 +115,7 @@ def _holders(lender: Lender, quota: Quota) -> list[quota_pb2.Holder]:
                 tokens=min(tokens, FIGURE_MAX),
                 until_unix_ns=until_unix_ns,
                 pid=pid,
+                is_gone=is_gone,
             )
         )
     return sorted(found, key=lambda holder: -holder.tokens)

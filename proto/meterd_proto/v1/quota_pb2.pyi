@@ -616,11 +616,14 @@ class Holder(_message.Message):
     TOKENS_FIELD_NUMBER: _builtins.int
     UNTIL_UNIX_NS_FIELD_NUMBER: _builtins.int
     PID_FIELD_NUMBER: _builtins.int
+    IS_GONE_FIELD_NUMBER: _builtins.int
     producer: _builtins.str
     """service@host"""
     tokens: _builtins.int
     until_unix_ns: _builtins.int
     pid: _builtins.int
+    is_gone: _builtins.bool
+    """its stream has ended: the tokens return when its spool is"""
     def __init__(
         self,
         *,
@@ -628,10 +631,11 @@ class Holder(_message.Message):
         tokens: _builtins.int = ...,
         until_unix_ns: _builtins.int = ...,
         pid: _builtins.int = ...,
+        is_gone: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["pid", b"pid", "producer", b"producer", "tokens", b"tokens", "until_unix_ns", b"until_unix_ns"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["is_gone", b"is_gone", "pid", b"pid", "producer", b"producer", "tokens", b"tokens", "until_unix_ns", b"until_unix_ns"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
