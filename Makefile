@@ -53,7 +53,7 @@ OLDER := .venv-older-sdks/bin/python
 sdk-matrix-old:
 	@test -x $(OLDER) || python3 -m venv .venv-older-sdks
 	@$(OLDER) -m pip --quiet --disable-pip-version-check install --require-hashes --no-deps -r constraints-older-sdks.txt
-	@PYTHONPATH=proto:middleware:. $(OLDER) -m pytest -q tests/wire/test_sdk_matrix.py
+	@PYTHONPATH=proto:middleware:. $(OLDER) -m pytest -q tests/wire/test_sdk_matrix.py tests/wire/test_sdk_attempts.py
 
 bench: install
 	@$(PYTHON) -m benchmarks $(if $(QUICK),--quick)

@@ -17,7 +17,8 @@ import time
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from benchmarks.harness import Report, arguments
+from benchmarks.harness import ROUNDS_MIN, Report, Series, arguments
+from benchmarks.waiting import lateness
 from meterd_middleware import estimate, exact, pictures, vocabulary
 from meterd_middleware.readers import TextSeen
 from meterd_middleware.readers.text import characters_of
@@ -81,6 +82,7 @@ def main() -> None:
     _texts(report, counters)
     _requests(report, counters)
     _pictures(report)
+    _waiting(report, 3 if options.quick else ROUNDS_MIN)
     report.print(options.json)
 
 
@@ -226,6 +228,18 @@ def _loading(report: Report) -> None:
     report.add("a slice, median", 1e3 * slices[len(slices) // 2], "ms CPU", "≤ 1")
     report.add("a slice, 99 of 100", 1e3 * slices[len(slices) * 99 // 100], "ms CPU", "≤ 1")
     report.add("a slice, longest", 1e3 * slices[-1], "ms CPU", "≤ 1")
+
+
+def _waiting(report: Report, rounds: int) -> None:
+    """A real loop, from the first stream that is left to the last count."""
+    runs: dict[bool, list[dict[str, float]]] = {False: [], True: []}
+    for index in range(2 * rounds):
+        counts = index % 2 == 1
+        runs[counts].append(lateness(counts=counts))
+    for counts, name in ((False, "not counted"), (True, "counted")):
+        for which in ("p50", "max"):
+            series = Series(tuple(run[which] for run in runs[counts]))
+            report.add(f"a loop's beat is late, {which}, {name}", series, "ms")
 
 
 if __name__ == "__main__":
