@@ -214,16 +214,21 @@ class Exchanges:
     def _start(self, exchange: Exchange) -> Exchange:
         """Reserve and open, unless the call is refused already or only asks for a result."""
         sent = exchange.sent
-        if exchange.refused is None and not sent.call.poll_id:
+        call = sent.call
+        if exchange.refused is None and not call.poll_id:
             try:
                 outcome = self._quota.reserve(
                     sent.tags.client,
                     sent.tags.project,
-                    sent.call.request_model,
+                    call.request_model,
                     sent.reserved_input_tokens,
-                    sent.call.max_output_tokens,
+                    call.max_output_tokens,
                 )
-                self._take(exchange, outcome)
+                if isinstance(outcome, Denied):
+                    self._refuse(exchange, refusal.QuotaExceeded(outcome))
+                    return exchange
+                exchange.reservation = outcome
+                sent.lease_id = outcome.lease_id
             except Exception as error:
                 self._note_unsent(exchange, "reserve", error)
             except BaseException:  # the app gave up while it waited for a lease
@@ -235,16 +240,21 @@ class Exchanges:
     async def _astart(self, exchange: Exchange) -> Exchange:
         """`_start`, awaiting the decision."""
         sent = exchange.sent
-        if exchange.refused is None and not sent.call.poll_id:
+        call = sent.call
+        if exchange.refused is None and not call.poll_id:
             try:
                 outcome = await self._quota.areserve(
                     sent.tags.client,
                     sent.tags.project,
-                    sent.call.request_model,
+                    call.request_model,
                     sent.reserved_input_tokens,
-                    sent.call.max_output_tokens,
+                    call.max_output_tokens,
                 )
-                self._take(exchange, outcome)
+                if isinstance(outcome, Denied):
+                    self._refuse(exchange, refusal.QuotaExceeded(outcome))
+                    return exchange
+                exchange.reservation = outcome
+                sent.lease_id = outcome.lease_id
             except Exception as error:
                 self._note_unsent(exchange, "reserve", error)
             except BaseException:  # the app gave up while it waited for a lease
@@ -252,13 +262,6 @@ class Exchanges:
                 raise
             self._open(exchange)
         return exchange
-
-    def _take(self, exchange: Exchange, outcome: Reservation | Denied) -> None:
-        if isinstance(outcome, Denied):
-            self._refuse(exchange, refusal.QuotaExceeded(outcome))
-            return
-        exchange.reservation = outcome
-        exchange.sent.lease_id = outcome.lease_id
 
     def _refuse(self, exchange: Exchange, refused: QuotaExceeded) -> None:
         """Turn the call away, with a record of it: once, however often the SDK repeats it."""
@@ -278,26 +281,27 @@ class Exchanges:
         """Write the open frame: a process that dies from here on has cost money."""
         if exchange.refused is not None:
             return
-        sent, call, held = exchange.sent, exchange.sent.call, exchange.reservation
+        sent, held = exchange.sent, exchange.reservation
+        call, tags = sent.call, sent.tags
         try:
             if self._counts_exactly and exact.takes(call):
                 exact.COUNTING.start()
             exchange.call_number = self._sink.open_call(
-                OpenCall(
-                    client=sent.tags.client,
-                    project=sent.tags.project,
-                    provider=call.provider,
-                    operation=call.operation,
-                    request_model=call.request_model,
-                    occurred_at_unix_ns=sent.occurred_at_unix_ns,
-                    input_tokens=sent.reserved_input_tokens,
-                    reserved_tokens=held.tokens if held is not None else 0,
-                    lease_id=sent.lease_id,
-                    account=sent.account,
-                    server_address=call.host,
-                    input_bytes=call.input_bytes,
-                    attempt=sent.attempt,
-                    is_stream=call.is_stream,
+                OpenCall(  # in the order of its fields: by name it takes three times as long
+                    tags.client,
+                    tags.project,
+                    call.provider,
+                    call.operation,
+                    call.request_model,
+                    sent.occurred_at_unix_ns,
+                    sent.reserved_input_tokens,
+                    held.tokens if held is not None else 0,
+                    sent.lease_id,
+                    sent.account,
+                    call.host,
+                    call.input_bytes,
+                    sent.attempt,
+                    call.is_stream,
                 )
             )
         except Exception as error:

@@ -61,13 +61,14 @@ class Intake:
                 return Payer(waiting.tags, waiting.note)
         client, project = headers.get(CLIENT_HEADER), headers.get(PROJECT_HEADER)
         payer = who_pays(
-            _values(client),
-            _values(project),
+            _values(client) if client else (),
+            _values(project) if project else (),
             self._settings.client,
         )
         if not payer.is_named and not call.poll_id:
             self.note_untagged()
-        self._know(call.host)
+        if call.host not in self._hosts:
+            self._know(call.host)
         return payer
 
     def note_untagged(self) -> None:
@@ -159,8 +160,6 @@ class Intake:
         return True
 
 
-def _values(field: str | None) -> Sequence[str]:
+def _values(field: str) -> Sequence[str]:
     """The values of one of our headers; several are kept apart by a NUL (fields.py)."""
-    if not field:
-        return ()
     return (field,) if "\0" not in field else field.split("\0")

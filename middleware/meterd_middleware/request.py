@@ -90,25 +90,39 @@ def read_request(
     if route.poll_id:
         return _polling(route, host, path, known, headers)
     fields = _fields(body, headers.get("content-type", ""))
-    if not _is_ours(route, known, fields):
+    if (known is None or fields is None) and not _is_ours(route, known, fields):
         return None
-    given = fields or {}
-    return ProviderCall(
-        dialect=route.dialect,
-        provider=provider,
-        operation=route.operation,
-        request_model=_model(route, given),
-        is_stream=route.is_stream or given.get("stream") is True or _streams_anyway(route, given),
-        max_output_tokens=_max_output_tokens(given),
-        input_bytes=_content_length(headers) or len(body or b""),
-        is_signed=_is_signed(headers),
-        host=host,
-        path=path,
-        refusal_shape=refusal_shape,
-        chain_id=_chain_id(given),
-        takes_include_usage=_takes_include_usage(route, known, query, given),
-        has_body=body is not None,
+    given = _NO_FIELDS if fields is None else fields
+    model = given.get("model")
+    # Most bodies have none of what the functions below look for, and one step sees it.
+    has_ceiling = not _CEILING_FIELDS.isdisjoint(given)
+    has_chain = not _CHAIN_FIELDS.isdisjoint(given)
+    dialect = route.dialect
+    length = headers.get("content-length", "")
+    return ProviderCall(  # in the order of its fields: by name it takes half as long again
+        dialect,
+        provider,
+        route.operation,
+        model[:MODEL_CHARACTERS_MAX]
+        if isinstance(model, str) and model
+        else _model_elsewhere(route, given),
+        route.is_stream
+        or given.get("stream") is True
+        or (dialect == "ollama" and _streams_anyway(route, given)),
+        _max_output_tokens(given) if has_ceiling else None,
+        (int(length) if length.isdecimal() and len(length) < 12 else 0) or len(body or b""),
+        _is_signed(headers),
+        host,
+        path,
+        refusal_shape,
+        _chain_id(given) if has_chain else "",
+        "",
+        _takes_include_usage(route, known, query, given) if dialect in _ASKED_FOR_USAGE else False,
+        body is not None,
     )
+
+
+_NO_FIELDS: dict[str, object] = {}
 
 
 @lru_cache(maxsize=1024)
@@ -271,10 +285,8 @@ def _around_model(body: bytes) -> bytes:
     return body[best : best + SCANNED_BYTES_MAX] if best >= 0 else b""
 
 
-def _model(route: Route, fields: dict[str, object]) -> str:
-    """The model asked for: the body's, else the URL's, else Mistral's agent."""
-    if isinstance(model := fields.get("model"), str) and model:
-        return model[:MODEL_CHARACTERS_MAX]
+def _model_elsewhere(route: Route, fields: dict[str, object]) -> str:
+    """The model asked for where the body names none: the URL's, else Mistral's agent."""
     for value in (route.url_model, *(fields.get(name) for name in _MODEL_FIELDS)):
         if isinstance(value, str) and value:
             return value[:MODEL_CHARACTERS_MAX]
@@ -287,9 +299,7 @@ _MODEL_FIELDS = ("agent", "agent_id", "model_id")
 
 def _streams_anyway(route: Route, fields: dict[str, object]) -> bool:
     """Ollama's own face streams unless told not to."""
-    if route.dialect != "ollama" or route.operation == "embeddings":
-        return False
-    return fields.get("stream") is not False
+    return route.operation != "embeddings" and fields.get("stream") is not False
 
 
 _CEILINGS = ("max_completion_tokens", "max_output_tokens", "max_tokens", "max_tokens_to_sample")
@@ -316,6 +326,7 @@ _NESTED_CEILINGS = (
     ("inferenceConfig", "maxTokens"),
     ("options", "num_predict"),
 )
+_CEILING_FIELDS = frozenset({*_CEILINGS, *(name for name, _ in _NESTED_CEILINGS)})
 
 
 def _first_count(fields: dict[str, object], names: tuple[str, ...]) -> int | None:
@@ -331,20 +342,19 @@ def _count(value: object) -> int | None:
     return None
 
 
+_CHAIN_NAMES = ("previous_response_id", "conversation", "previous_interaction_id", "thread_id")
+_CHAIN_FIELDS = frozenset(_CHAIN_NAMES)
+
+
 def _chain_id(fields: dict[str, object]) -> str:
     """What names the history that the provider keeps."""
-    for name in ("previous_response_id", "conversation", "previous_interaction_id", "thread_id"):
+    for name in _CHAIN_NAMES:
         value = fields.get(name)
         if isinstance(value, dict):
             value = value.get("id")
         if isinstance(value, str) and value:
             return value[:200]
     return ""
-
-
-def _content_length(headers: Mapping[str, str]) -> int:
-    length = headers.get("content-length", "")
-    return int(length) if length.isdecimal() and len(length) < 12 else 0
 
 
 def _is_signed(headers: Mapping[str, str]) -> bool:
@@ -382,6 +392,9 @@ _AZURE_STABLE_SINCE = "2024-10-21"
 _API_VERSION = re.compile(r"(?:^|&)api-version=([^&]*)")
 
 
+_ASKED_FOR_USAGE = frozenset({"oa.chat", "oa.completions"})
+
+
 def _takes_include_usage(
     route: Route, known: Host | None, query: str, fields: dict[str, object]
 ) -> bool:
@@ -390,9 +403,7 @@ def _takes_include_usage(
     Azure OpenAI since 2024-09-01-preview and 2024-10-21; never with `data_sources`, which it
     answers with 400.
     """
-    if route.dialect not in ("oa.chat", "oa.completions") or known is None:
-        return False
-    if not known.takes_include_usage or "data_sources" in fields:
+    if known is None or not known.takes_include_usage or "data_sources" in fields:
         return False
     if known.provider != "azure.ai.openai":
         return True

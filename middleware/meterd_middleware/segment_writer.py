@@ -113,10 +113,28 @@ class SegmentWriter:
             size, reserve, is_limited=is_limited
         ):
             return False
-        if kind == KIND_RECORD:
-            sequence = self.next_sequence
-            return self._write(frame(kind, sequence, data, head), sequence)
-        return self._write(frame(kind, self.next_sequence - 1, data, head), 0)
+        sequence = self.next_sequence
+        is_record = kind == KIND_RECORD
+        framed = frame(kind, sequence if is_record else sequence - 1, data, head)
+        start = self.offset
+        end = start + len(framed)
+        self._pending = (start, end, sequence if is_record else 0)
+        try:
+            written = self._write_at_end(self.fd, framed)
+        except OSError as error:
+            self.refusal = _reason(error)
+            self._pending = None
+            return False
+        if start + written != end:
+            self.refusal = "the disk is full: a short write"
+            self._cut_back(start)
+            self._pending = None
+            return False
+        self.offset = end
+        if is_record:
+            self.next_sequence = sequence + 1
+        self._pending = None
+        return True
 
     def has_room(self, size: int) -> bool:
         """Whether the limits, and the disk, allow that much more."""
@@ -214,27 +232,6 @@ class SegmentWriter:
             raise
         self.name, self.fd, self.offset = name, fd, len(first)
         self._seal_at, self._is_broken, self._look_at = self._limits.segment_bytes_max, False, 0
-
-    def _write(self, data: bytes, sequence: int) -> bool:
-        start = self.offset
-        end = start + len(data)
-        self._pending = (start, end, sequence)
-        try:
-            written = self._write_at_end(self.fd, data)
-        except OSError as error:
-            self.refusal = _reason(error)
-            self._pending = None
-            return False
-        if start + written != end:
-            self.refusal = "the disk is full: a short write"
-            self._cut_back(start)
-            self._pending = None
-            return False
-        self.offset = end
-        if sequence:
-            self.next_sequence = sequence + 1
-        self._pending = None
-        return True
 
     def _cut_back(self, start: int) -> None:
         """Take a short write back; where that fails, nothing may follow it in this segment."""

@@ -91,7 +91,8 @@ class Spool:
         self._created_at_unix_ns = created_at_unix_ns
         self._lock = Lock()
         self._owner = 0
-        self._calls = count(1)
+        self.next_call: Callable[[], int] = count(1).__next__
+        """A number for a call that is about to be opened: 1, 2, 3 …"""
         self._open_calls: dict[int, _Opened] = {}
         self._closed_unopened: set[int] = set()
         self._synced = (SegmentName(0), 0)
@@ -104,10 +105,6 @@ class Spool:
         self._backlog = Backlog(disk, self.path, self._contents)
 
     # ── appending: any thread ──
-
-    def next_call(self) -> int:
-        """A number for a call that is about to be opened: 1, 2, 3 …"""
-        return next(self._calls)
 
     def open_call(self, opened: OpenCall, call: int) -> int:
         """Note a call that is about to be sent; returns its number, 0 where it was refused."""

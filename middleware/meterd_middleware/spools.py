@@ -122,7 +122,8 @@ class Spools:
         start = self._monotonic_ns()
         busy = self._busy_ns() if start < self._suspect_until_ns else None
         result = spool.open_call(opened, call)
-        self._note_time(start, busy)
+        if self._monotonic_ns() - start > SLOW_NS:
+            self._note_slow(start, busy)
         return number if result > 0 else 0
 
     def append(self, record: UsageRecord, closes: int = 0) -> int:
@@ -134,7 +135,8 @@ class Spools:
         start = self._monotonic_ns()
         busy = self._busy_ns() if start < self._suspect_until_ns else None
         sequence = self._append(record, closes)
-        self._note_time(start, busy)
+        if self._monotonic_ns() - start > SLOW_NS:
+            self._note_slow(start, busy)
         if sequence == BUSY:
             self.append_later(record, closes)
             return DEFERRED
@@ -312,17 +314,16 @@ class Spools:
             return self.current or self._make(), 0
         return old, call
 
-    def _note_time(self, start_ns: int, busy_ns: int | None) -> None:
+    def _note_slow(self, start_ns: int, busy_ns: int | None) -> None:
         """Tell a slow disk from a busy interpreter: there the process worked all the while.
 
         The process's own time costs half a microsecond to ask, so it is asked only for a
         second after an append that took long.
         """
         now = self._monotonic_ns()
-        if now - start_ns > SLOW_NS:
-            self._suspect_until_ns = now + SUSPECT_NS
-            if busy_ns is not None and self._busy_ns() - busy_ns < (now - start_ns) // 2:
-                self._is_slow = True
+        self._suspect_until_ns = now + SUSPECT_NS
+        if busy_ns is not None and self._busy_ns() - busy_ns < (now - start_ns) // 2:
+            self._is_slow = True
 
     def _make(self) -> Spool | None:
         """The current spool, made now if it can be."""

@@ -187,25 +187,23 @@ def who_pays(
         clients, projects: the values of the call's `X-Client-ID` and `X-Project-ID`.
         default_client: the `Meter`'s own client; empty for none.
     """
-    named = _from_call(clients, projects)
+    named = _from_call(clients, projects) if clients or projects else None
     if named is not None and named.client:
-        return _checked(named)
-    tags = current_tags()
+        return _checked(named.client, named.project)
+    tags = _current.get()
+    if isinstance(tags, RequestTags):
+        tags = tags.tags
     if tags is None or not tags.client:
         project = named.project if named else (tags.project if tags else "")
         if default_client:
-            return _checked(Tags(default_client, project))
+            return _checked(default_client, project)
         note = "a project without a client" if project else ""
-        return Payer(_checked(Tags(UNATTRIBUTED, project)).tags, note, is_named=False)
-    if named is not None:
-        tags = Tags(tags.client, named.project)
-    return _checked(tags)
+        return Payer(_checked(UNATTRIBUTED, project).tags, note, is_named=False)
+    return _checked(tags.client, tags.project if named is None else named.project)
 
 
-def _from_call(clients: Sequence[str], projects: Sequence[str]) -> Tags | None:
+def _from_call(clients: Sequence[str], projects: Sequence[str]) -> Tags:
     """The tags in the call's own headers; two different values for one are no value."""
-    if not clients and not projects:
-        return None
     client = clients[0] if clients else ""
     if len(clients) > 1 and len(set(clients)) > 1:
         client = _TWO_CLIENTS
@@ -219,21 +217,22 @@ _TWO_CLIENTS = "\0"
 """Stands for, or between, two contradicting headers; no header can hold it."""
 
 
-def _checked(tags: Tags) -> Payer:
-    """The payer that these tags name; looked up, since an app bills the same few all day."""
+def _checked(client: str, project: str) -> Payer:
+    """The payer that these ids name; looked up, since an app bills the same few all day."""
+    key = (client, project)
     try:
-        return _known[tags]
-    except KeyError:
-        payer = _judged(tags)
+        payer = _known.get(key)
     except TypeError:  # ids that are no strings may not even be hashable
-        return _judged(tags)
-    if len(_known) < KNOWN_MAX:
-        _known[tags] = payer
+        return _judged(Tags(client, project))
+    if payer is None:
+        payer = _judged(Tags(client, project))
+        if len(_known) < KNOWN_MAX:
+            _known[key] = payer
     return payer
 
 
 KNOWN_MAX = 4096
-_known: dict[Tags, Payer] = {}
+_known: dict[tuple[str, str], Payer] = {}
 
 
 def _judged(tags: Tags) -> Payer:

@@ -54,22 +54,26 @@ class OpenAIChat(Tally):
 
     def read_event(self, name: str, event: Fields) -> None:
         """A chunk; the usage of a later one replaces that of an earlier."""
-        self.saw_id(event.get("id"))
-        self.saw_model(event.get("model"))
-        self.saw_context("service_tier", event.get("service_tier"))
-        self.saw_error(event.get("error") or (event if name == "error" else None))
-        if event.get("object") == "error":  # Mistral, vLLM
+        get = event.get
+        self.saw_id(get("id"))
+        self.saw_model(get("model"))
+        if tier := get("service_tier"):
+            self.saw_context("service_tier", tier)
+        if error := get("error") or (event if name == "error" else None):
+            self.saw_error(error)
+        if get("object") == "error":  # Mistral, vLLM
             self.saw_error(event)
-        groq = fields_of(event.get("x_groq"))
-        usage = fields_of(event.get("usage")) or fields_of(groq.get("usage"))
+        usage = fields_of(get("usage")) or fields_of(fields_of(get("x_groq")).get("usage"))
         if usage:
             self._usage = _overlaid(self._usage, usage)
-            self.saw_context("service_tier", usage.get("service_tier"))  # Mistral
-        for choice in items_of(event.get("choices")):
+            if tier := usage.get("service_tier"):  # Mistral
+                self.saw_context("service_tier", tier)
+        for choice in items_of(get("choices")):
             if isinstance(choice, dict):
                 if choice.get("finish_reason"):
                     self.may_be_whole = True
-                self.saw_error(choice.get("error"))
+                if error := choice.get("error"):
+                    self.saw_error(error)
                 # Some hosts put the last chunk's usage into the choice (Moonshot).
                 if not usage and fields_of(choice.get("usage")):
                     usage = choice["usage"]

@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-_raw_decode = json.JSONDecoder().raw_decode
+_decoder: Any = json.JSONDecoder()
+_scan_once = _decoder.scan_once  # what `raw_decode` wraps
 
 
 def loads(data: bytes) -> Any:
@@ -25,7 +26,10 @@ def loads(data: bytes) -> Any:
             text = data.decode()
         except UnicodeDecodeError:
             return json.loads(data)
-        value, end = _raw_decode(text)
+        try:
+            value, end = _scan_once(text, 0)
+        except StopIteration:
+            return json.loads(data)
         if end == len(text) or not text[end:].strip(" \t\n\r"):
             return value
     return json.loads(data)

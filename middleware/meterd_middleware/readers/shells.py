@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from meterd_middleware.readers.tally import Tally
 
 BODY_PARSED_BYTES_MAX = 128 * 1024
+NOTHING_SEEN = TextSeen()
 
 
 class Shell:
@@ -40,7 +41,7 @@ class Shell:
         self.is_finished = False
         self._tally = tally
         self._decoder = decoder
-        self._text = TextCounter()
+        self._text: TextCounter | None = None
 
     def feed(self, chunk: bytes) -> None:
         """Take the next bytes."""
@@ -58,13 +59,20 @@ class Shell:
         """Decode what comes from now on; for a body whose start was decoded elsewhere."""
         self._decoder = decoder
 
+    @property
+    def text(self) -> TextCounter:
+        """Counts the text that passed, from when it has to be counted."""
+        if self._text is None:
+            self._text = TextCounter()
+        return self._text
+
     def _reading(self, is_complete: bool) -> Reading:
         tally = self._tally
         if self._decoder is not None and self._decoder.note:
             tally.note(self._decoder.note)
         return tally.reading(
             is_complete=is_complete and not tally.error,
-            seen=self._text.seen(),
+            seen=NOTHING_SEEN if self._text is None else self._text.seen(),
             is_stream=self.is_stream,
         )
 
@@ -118,7 +126,7 @@ class WholeShell(Shell):
             is_parsed = False
             self._read_part(data)
         if tally.has_text and not (is_parsed and tally.is_reported()):
-            self._text.take(data)
+            self.text.take(data)
         return is_parsed
 
     def _read_part(self, data: bytes) -> None:
@@ -136,8 +144,8 @@ class WholeShell(Shell):
         tally.read_raw(tail)
         tally.read_piece(data)
         if tally.has_text and not tally.is_reported():
-            self._text.take(tail)
-            self._text.assume(self._size - len(tail))
+            self.text.take(tail)
+            self.text.assume(self._size - len(tail))
         return bool(tally.counted())
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from meterd_middleware.readers.frames import FrameShell
 from meterd_middleware.readers.framing import JSON_LINES, PRELUDE_BYTES, SERVER_SENT_EVENTS
+from meterd_middleware.readers.parsing import parsed
 from meterd_middleware.readers.shells import WholeShell
 from meterd_middleware.readers.streams import StreamShell
 
@@ -30,6 +31,14 @@ class JsonShell(WholeShell):
 
     def finish(self, is_whole: bool) -> Reading:
         """Say what was read."""
+        chunks, tally = self._chunks, self._tally
+        if len(chunks) == 1 and not self._head and chunks[0][:1] == b"{":
+            body = parsed(chunks[0])
+            if isinstance(body, dict):  # as nearly all are; what isn't goes the long way
+                tally.read_body(body)
+                if tally.has_text and not tally.is_reported():
+                    self.text.take(chunks[0])
+                return self._reading(is_whole)
         start = self._head or (self._chunks[0] if self._chunks else b"")
         if start[:1] not in _EVENT_LETTERS:
             return super().finish(is_whole)

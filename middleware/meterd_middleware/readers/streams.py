@@ -253,7 +253,7 @@ class StreamShell(Shell):
             if mark:
                 separator = self._framing.separator
                 raw = b"\n".join(block for block in raw.split(separator) if mark in block)
-            self._text.take(raw)
+            self.text.take(raw)
 
 
 @lru_cache(maxsize=64)
