@@ -673,3 +673,34 @@ async def test_more_than_the_quota_is_refused_with_both_numbers(hard: Served) ->
 
     assert (denial.remaining, denial.limit, denial.holders) == (10_000, 10_000, "")
     assert denial.valid_for_ms > 1_000_000
+
+
+async def test_a_clock_that_is_set_back_brings_the_former_period_back() -> None:
+    """A host may boot a year ahead; its quotas would else count in that year until a restart."""
+    async with serving(HARD) as served:
+        await served.use(4_000)
+        today = served.clock.now()
+        for day in (today, today + timedelta(days=400), today):
+            served.clock.step(day)
+            (quota,) = await served.status("acme")
+            assert quota.period == f"{day:%Y-%m}"
+
+        assert quota.used == 4_000
+
+
+async def test_a_clock_that_is_set_back_over_a_contracts_first_day_brings_the_former_terms() -> (
+    None
+):
+    """The ruling in between held from that day on alone."""
+    terms = HARD.replace('plan = "tier"\n', "") + (
+        '[[clients.acme.contracts]]\nplan = "tier"\n'
+        '[[clients.acme.contracts]]\nplan = "tier"\nfrom = 2026-11-20\nincluded_tokens = "50k"\n'
+    )
+    async with serving(terms) as served:
+        today = served.clock.now()
+        seen = []
+        for day in (today, today + timedelta(days=10), today):
+            served.clock.step(day)
+            seen.append((await served.status("acme"))[0].limit)
+
+    assert seen == [10_000, 50_000, 10_000]

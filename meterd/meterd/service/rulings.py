@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from meterd.billing.contract import period_for, quota_terms_at
-from meterd.billing.period import day_of, day_start
+from meterd.billing.period import day_start
 from meterd.clock import moment_of, unix_ns_of
 from meterd.quota.scopes import Quota, by_model, by_project
 from meterd.store.values import PeriodIndex
@@ -34,13 +34,15 @@ NS_PER_MS = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Ruling:
-    """What holds for one client until `ends_ms`."""
+    """What holds for one client from `begins_ms` until before `ends_ms`."""
 
     terms: Terms
     period: Period
     quotas: tuple[Quota, ...]
     """Its own first, then those of its projects and models, then the agency's."""
     granted: int
+    begins_ms: int
+    """A host's clock may be set back, over the beginning of a period or contract."""
     ends_ms: int
 
     @property
@@ -90,7 +92,7 @@ class Rulings:
     async def of(self, client: str) -> Ruling:
         """What holds for a client now."""
         kept = self._kept.get(client)
-        if kept is not None and self.now_ms() < kept.ends_ms:
+        if kept is not None and kept.begins_ms <= self.now_ms() < kept.ends_ms:
             return kept
         return await self._find(client, moment_of(self._clock.unix_ns()), self._kept)
 
@@ -141,16 +143,26 @@ def _ruling(agency: Agency, client: str, moment: datetime, granted: int) -> Ruli
         Quota(rule, period.index, granted if rule is terms.own_rule else 0, rule is terms.own_rule)
         for rule in terms.rules
     )
-    return Ruling(terms, period, quotas, granted, _ends_ms(agency, client, moment, period))
+    begins, ends = _bounds(agency, client, moment, period)
+    return Ruling(terms, period, quotas, granted, _ms(begins), _ms(ends))
 
 
-def _ends_ms(agency: Agency, client: str, moment: datetime, period: Period) -> int:
-    """When something else may hold without a change of the configuration."""
+def _bounds(
+    agency: Agency, client: str, moment: datetime, period: Period
+) -> tuple[datetime, datetime]:
+    """Between what moments nothing else holds, as long as the configuration stays."""
     listed = agency.clients.get(client)
-    today = day_of(moment, agency.zone)
-    starts = [
-        day_start(contract.from_day, agency.zone)
-        for contract in (listed.contracts if listed else ())
-        if contract.from_day > today
-    ]
-    return unix_ns_of(min([period.end, *starts])) // NS_PER_MS
+    begins, ends = period.start, period.end
+    for contract in listed.contracts if listed else ():
+        if not begins.date() <= contract.from_day <= ends.date():
+            continue  # also the beginning of time, which has no midnight in some zones
+        start = day_start(contract.from_day, agency.zone)
+        if start <= moment:
+            begins = max(begins, start)
+        else:
+            ends = min(ends, start)
+    return begins, ends
+
+
+def _ms(moment: datetime) -> int:
+    return unix_ns_of(moment) // NS_PER_MS
