@@ -467,3 +467,15 @@ def test_a_stream_left_after_its_last_count_is_counted_to_the_end(
     assert (left.is_complete, left.is_counted) == (False, True)
     assert left.usages[0].output_tokens == 41
     assert not earlier.is_counted
+
+
+def test_a_large_body_that_states_no_usage_is_not_called_broken() -> None:
+    """Google's older embeddings: megabytes of numbers, and no count."""
+    one = asked("generativelanguage.googleapis.com", "/v1beta/models/e:batchEmbedContents", {})
+    assert one is not None
+    body = json.dumps({"embeddings": [{"values": [0.045809045] * 20_000}]}).encode()
+
+    reading = read(one, cut(body, [1000] * 500))
+
+    assert reading.usages == ()
+    assert reading.note == "the body is too large to be parsed, and its ends say nothing"

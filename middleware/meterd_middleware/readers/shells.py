@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from meterd_middleware.readers.tally import Tally
 
 BODY_PARSED_BYTES_MAX = 128 * 1024
+_NOTHING_AT_ITS_ENDS = "the body is too large to be parsed, and its ends say nothing"
 NOTHING_SEEN = TextSeen()
 
 
@@ -109,7 +110,9 @@ class WholeShell(Shell):
         is_parsed = self._read_ends(data) if self._head else self._read_whole(data)
         tally = self._tally
         if is_whole and not is_parsed:
-            tally.note("the body is no JSON that can be read")
+            tally.note(
+                _NOTHING_AT_ITS_ENDS if self._head else "the body is no JSON that can be read"
+            )
         return self._reading(is_whole and (is_parsed or not tally.has_text))
 
     def _read_whole(self, data: bytes) -> bool:
