@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -275,8 +275,9 @@ class World:
         self.dead.append(process)
 
     async def adopt(self, process: Process) -> None:
-        """Ship a dead process's spool to its end."""
-        process.spool.extend(process.calls)
+        """Ship a dead process's spool to its end. Of a call that was struck only the input is
+        known: its record is `interrupted`, and what was reserved for the reply returns."""
+        process.spool.extend(replace(call, output_tokens=0) for call in process.calls)
         process.appended += len(process.calls)
         process.calls = []
         await self.ship(process, len(process.spool))
