@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import re
 import threading
+from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol
 
 from meterd_middleware import pictures
@@ -241,8 +242,15 @@ def _plain(piece: bytes) -> str:
     if "\\" not in text:
         return text
     if "\\u" in text:
-        text = _ESCAPED.sub(lambda found: chr(int(found[1], 16)), text)
+        parts = _ESCAPED.split(text)
+        parts[1::2] = map(_letter_of, parts[1::2])
+        text = "".join(parts)
     return text.replace("\\n", "\n").replace('\\"', '"')
+
+
+@lru_cache(maxsize=8192)
+def _letter_of(digits: str) -> str:
+    return chr(int(digits, 16))
 
 
 # Pictures.

@@ -28,9 +28,11 @@ _STRING_FIELDS = re.compile(
     rb'|generation_id|response_id)"\s*:\s*"([^"\\]{1,200})"'
 )
 _OBJECTS = re.compile(
-    rb'(?<!\\)"(usage|usageMetadata|meta|x_groq|tool_usage|svg_usage|usage_breakdown)"'
+    rb'"(usage|usageMetadata|meta|x_groq|tool_usage|svg_usage|usage_breakdown)"'
     rb"\s*:\s*(?=\{)"
 )
+"""Begins with its one sure letter, which is searched forty times as fast as a condition on what
+stands before it."""
 _TOKENS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)|[{}\[\]]', re.DOTALL)
 """A string, closed or cut off by the end (so that nothing is looked at twice), or a bracket."""
 
@@ -69,7 +71,11 @@ def _string_fields(head: bytes, tail: bytes) -> Fields:
 
 def _objects(window: bytes) -> Fields:
     """The objects near the top of the body that this window ends; the last of each name."""
-    starts = list(_OBJECTS.finditer(window))
+    starts = [
+        found
+        for found in _OBJECTS.finditer(window)
+        if window[found.start() - 1 : found.start()] != b"\\"  # inside a text it is escaped
+    ]
     if not starts:
         return {}
     names = {found.end(): found[1].decode() for found in starts}

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import json
 import re
+from bisect import bisect_right
 from collections import Counter
+from functools import lru_cache
 
 from meterd_middleware.readers.counts import TextSeen
 
@@ -95,36 +97,39 @@ def characters_of(text: str) -> dict[str, int]:
     Digits count by groups of at most three, which is how tokenizers cut them; blanks in a row
     by pairs, since an indentation is one token however deep it is.
     """
-    if text.isascii():
-        return _ascii_characters_of(text.encode("ascii"))
-    kinds: dict[str, int] = {}
-    for letter, number in Counter(text).items():
+    raw = text.encode("utf-8", "surrogatepass")
+    if len(raw) == len(text):
+        return _ascii_characters_of(raw, raw)
+    kinds = _ascii_characters_of(raw.translate(None, _WIDE), raw)
+    if not kinds["latin"]:
+        del kinds["latin"]
+    wide = raw.translate(None, _ASCII).decode("utf-8", "surrogatepass")
+    for letter, number in Counter(wide).items():
         kind = _kind_of(letter)
         kinds[kind] = kinds.get(kind, 0) + number
-    _take_runs(kinds, text.count("  "))
-    if kinds.pop("digit", 0):
-        kinds["number"] = _groups_of_digits(text.encode("utf-8", "replace"))
     return kinds
 
 
 _LETTERS = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _ONLY_DIGITS = bytes(code if 0x30 <= code <= 0x39 else 0x20 for code in range(256))
+_ASCII, _WIDE = bytes(range(128)), bytes(range(128, 256))
 
 
-def _ascii_characters_of(text: bytes) -> dict[str, int]:
+def _ascii_characters_of(text: bytes, whole: bytes) -> dict[str, int]:
+    """The ASCII of a text; what stands beside what is told from the whole of it."""
     rest = text.translate(None, _LETTERS)
     blanks, lines = rest.count(b" ") + rest.count(b"\t"), rest.count(b"\n") + rest.count(b"\r")
     marks = len(rest.translate(None, b" \t\n\r0123456789"))
     kinds = {"latin": len(text) - len(rest)}
     if blanks:
         kinds["space"] = blanks
-        _take_runs(kinds, text.count(b"  "))
+        _take_runs(kinds, whole.count(b"  "))
     if lines:
         kinds["line"] = lines
     if marks:
         kinds["mark"] = marks
     if len(rest) > blanks + lines + marks:
-        kinds["number"] = _groups_of_digits(text)
+        kinds["number"] = _groups_of_digits(whole)
     return kinds
 
 
@@ -139,21 +144,15 @@ def _groups_of_digits(text: bytes) -> int:
     return sum((len(run) + 2) // 3 for run in text.translate(_ONLY_DIGITS).split())
 
 
+_STARTS = [first for first, _, _ in _RANGES]
+
+
+@lru_cache(maxsize=8192)
 def _kind_of(letter: str) -> str:
+    """The script of a letter beyond ASCII."""
     code = ord(letter)
-    if code < 0x80:
-        if letter.isalpha():
-            return "latin"
-        if letter.isdigit():
-            return "digit"
-        return _BLANKS.get(letter, "mark")
-    for first, last, kind in _RANGES:
-        if first <= code <= last:
-            return kind
-    return "other"
-
-
-_BLANKS = {" ": "space", "\t": "space", "\n": "line", "\r": "line"}
+    _, last, kind = _RANGES[bisect_right(_STARTS, code) - 1]
+    return kind if code <= last else "other"
 
 
 def _unescaped(raw: bytes) -> str:
