@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from meterd.service.rulings import Rulings
 from tests.support.builders import usage
 from tests.support.office import open_office
 
@@ -333,6 +334,36 @@ async def test_unused_tokens_roll_over_oldest_first() -> None:
 
     assert overages == [300_000]
     assert [text for step in verified for text in step.differences] == []
+
+
+async def test_what_rolls_over_may_be_used_under_a_hard_limit_too() -> None:
+    """The invoice includes 2.8M in October, so the quota does; a plan without it doesn't."""
+    rolling = TIERS.replace(
+        'included_tokens = "2M"',
+        'included_tokens = "2M"\nlimit = "hard"\nrollover_tokens_max = "2M"',
+    )
+    toml = AGENCY + rolling + clients("starter", "northwind")
+    september = datetime(2025, 9, 20, tzinfo=UTC)
+    async with open_office(toml, september) as office:
+        await office.use(
+            "northwind", requests=1, input_tokens=1_200_000, output_tokens=0, at=september
+        )
+        rulings = Rulings(office.store, office.in_force, office.clock)
+        before = await rulings.of("northwind")
+        office.clock.step(datetime(2025, 10, 5, tzinfo=UTC))
+        after = await rulings.of("northwind")
+        await office.apply(
+            toml.replace('rollover_tokens_max = "2M"', 'rollover_tokens_max = "500k"')
+        )
+        changed = rulings.changed()
+        less = await rulings.of("northwind")
+        await office.apply(AGENCY + TIERS + clients("starter", "northwind"))
+        changed += rulings.changed()
+        none = await rulings.of("northwind")
+
+    found = [ruling.quotas[0].tokens for ruling in (before, after, less, none)]
+    assert found == [2_000_000, 2_800_000, 2_500_000, 2_000_000]
+    assert changed == ["northwind", "northwind"]
 
 
 async def test_a_granted_client_pays_no_overage_on_it() -> None:

@@ -13,6 +13,7 @@ from meterd.billing.contract import period_for, quota_terms_at
 from meterd.billing.period import day_named, day_start
 from meterd.clock import unix_ns_of
 from meterd.errors import InvalidRequest, NotPossibleNow
+from meterd.service.drafting import Drafting
 from meterd.service.records import Shown, Tail, record_row
 from meterd.service.rollup import currency_of
 from meterd.service.status import answers, streams
@@ -221,6 +222,8 @@ class AdminServicer(admin_pb2_grpc.AdminServiceServicer):
         self._granted(request.client)
         grants = await self._store.grants(request.client, PeriodIndex(period.index))
         limit = rule.tokens + sum(grant.tokens for grant in grants)
+        drafting = Drafting(self._store, self._in_force)
+        limit += await drafting.rolled_over(request.client, PeriodIndex(period.index))
         return admin_pb2.GrantResponse(limit=limit, period=period.name)
 
     @answers

@@ -121,6 +121,19 @@ class Drafting:
         await self._load({version})
         return self._agencies[version]
 
+    async def rolled_over(self, client: str, period: PeriodIndex) -> int:
+        """Tokens that a client's period may use of earlier ones, as far as is known now."""
+        agency = self._in_force.agency
+        bounds = period_at(period, agency.zone, agency.anchor_of(client))
+        plan = plan_of_period(agency, client, bounds)
+        if not _rolls_over(plan):
+            return 0
+        tokens = await self._books.tokens_by_period(period, client)
+        closed_under = await self.closed_under(client)
+        return Gathered(agency, period, {}, {}, {}, tokens, closed_under).rolled_over(
+            client, period, plan
+        )
+
     async def _load(self, versions: set[int]) -> None:
         missing = versions - self._agencies.keys()
         if not missing:
@@ -193,11 +206,12 @@ class Gathered:
             for one in statement.projects
         )
         plan = plan_of_period(agency, statement.client, statement.period)
-        more = self._rolled_over(statement, plan) if _rolls_over(plan) else 0
+        until = PeriodIndex(statement.period.index)
+        more = self.rolled_over(statement.client, until, plan) if _rolls_over(plan) else 0
         return replace(statement, projects=projects, rolled_over_tokens=more)
 
-    def _rolled_over(self, statement: Statement, plan: Plan | None) -> int:
-        client, until = statement.client, statement.period.index
+    def rolled_over(self, client: str, until: PeriodIndex, plan: Plan | None) -> int:
+        """Tokens that a period may use of earlier ones."""
         tokens = self.tokens.get(client, {})
         first = min((index for index in tokens if index < until), default=until)
         months = (

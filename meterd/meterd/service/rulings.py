@@ -1,7 +1,7 @@
 """What holds for each client's tokens now: its quotas with what was granted, kept until it changes.
 
     configuration in force ┐
-    grants ────────────────┼─▶ Ruling (client) ── until its period ends, or a contract begins
+    grants, rollover ──────┼─▶ Ruling (client) ── until its period ends, or a contract begins
     the moment ────────────┘
 
 A change of either is found by comparing rulings, so that an unrelated `apply` disturbs nobody.
@@ -16,6 +16,7 @@ from meterd.billing.contract import period_for, quota_terms_at
 from meterd.billing.period import day_start
 from meterd.clock import moment_of, unix_ns_of
 from meterd.quota.scopes import Quota, by_model, by_project
+from meterd.service.drafting import Drafting
 from meterd.store.values import PeriodIndex
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class Ruling:
     quotas: tuple[Quota, ...]
     """Its own first, then those of its projects and models, then the agency's."""
     granted: int
+    """By hand, and rolled over from earlier periods."""
     begins_ms: int
     """A host's clock may be set back, over the beginning of a period or contract."""
     ends_ms: int
@@ -82,6 +84,7 @@ class Rulings:
         self._store = store
         self._in_force = in_force
         self._clock = clock
+        self._drafting = Drafting(store, in_force)
         self._kept: dict[str, Ruling] = {}
         self._former: dict[str, Ruling] = {}
 
@@ -108,8 +111,11 @@ class Rulings:
     async def _find(self, client: str, moment: datetime, kept: dict[str, Ruling]) -> Ruling:
         agency = self._in_force.agency
         period = period_for(agency, client, moment)
-        grants = await self._store.grants(client, PeriodIndex(period.index))
-        ruling = _ruling(agency, client, moment, sum(grant.tokens for grant in grants))
+        index = PeriodIndex(period.index)
+        granted = sum(grant.tokens for grant in await self._store.grants(client, index))
+        # What an invoice lets the period use, its quota has to let it use.
+        granted += await self._drafting.rolled_over(client, index)
+        ruling = _ruling(agency, client, moment, granted)
         if len(kept) >= RULINGS_KEPT_MAX:
             kept.clear()  # a stranger's ids; whoever still calls is asked for anew
         if agency is self._in_force.agency:
@@ -129,6 +135,9 @@ class Rulings:
         changed = []
         for client, ruling in former.items():
             new = _ruling(self._in_force.agency, client, moment, ruling.granted)
+            if _rollover_of(new) != _rollover_of(ruling):
+                changed.append(client)  # and is asked for anew: other months may be in it now
+                continue
             if new.period.index == ruling.period.index:
                 self._kept[client] = new
             if new.differs(ruling):
@@ -145,6 +154,14 @@ def _ruling(agency: Agency, client: str, moment: datetime, granted: int) -> Ruli
     )
     begins, ends = _bounds(agency, client, moment, period)
     return Ruling(terms, period, quotas, granted, _ms(begins), _ms(ends))
+
+
+def _rollover_of(ruling: Ruling) -> object:
+    """What decides how much rolls over; None where nothing does."""
+    plan = ruling.terms.plan
+    if plan is None or not plan.rollover_tokens_max:
+        return None
+    return plan.rollover_tokens_max, plan.rollover_periods, plan.included_tokens
 
 
 def _bounds(
