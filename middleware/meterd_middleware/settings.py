@@ -26,6 +26,8 @@ OnUntagged = Literal["record", "refuse"]
 
 SYSTEM_SPOOL_ROOT = Path("/var/spool/meterd")
 SYSTEM_SOCKET = "/run/meterd/meterd.sock"
+HIDDEN = "…"
+"""In place of a secret, which no message may show."""
 TCP_PORT = 7310
 LEASE_TIMEOUT_MS = 50
 LEASE_TIMEOUT_MS_MAX = 60_000
@@ -214,13 +216,21 @@ def _service(service: str | None, environ: Mapping[str, str]) -> str:
 
 
 def _access_key(access_key: str | None, environ: Mapping[str, str]) -> str:
-    given = access_key or environ.get("METERD_ACCESS_KEY", "")
+    given = (access_key or environ.get("METERD_ACCESS_KEY", "")).strip()
     if given:
-        return given
+        return _usable_key(given, "access_key" if access_key else "METERD_ACCESS_KEY")
     file = environ.get("METERD_ACCESS_KEY_FILE", "")
     if not file:
         return ""
     try:
-        return Path(file).read_text(encoding="utf-8").strip()
+        key = Path(file).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidSetting("METERD_ACCESS_KEY_FILE", file, "a readable file") from error
+    return _usable_key(key, "METERD_ACCESS_KEY_FILE")
+
+
+def _usable_key(key: str, field: str) -> str:
+    """The key; grpc would complain on the app's stderr about each attempt with an unusable one."""
+    if not (key.isascii() and key.isprintable()):
+        raise InvalidSetting(field, HIDDEN, "printable ASCII, as `meterctl access-key` makes it")
+    return key

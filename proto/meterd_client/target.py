@@ -58,6 +58,8 @@ def access_of(
     key = access_key or environ.get("METERD_ACCESS_KEY", "").strip()
     if not key and (file := environ.get("METERD_ACCESS_KEY_FILE")):
         key = _read(file, "METERD_ACCESS_KEY_FILE").decode("ascii", "replace").strip()
+    if not (key.isascii() and key.isprintable()):
+        raise InvalidArgument("the access key has characters that no access key has")
     metadata = (("authorization", f"Bearer {key}"),) if key else ()
     path = _path(named)
     if path:

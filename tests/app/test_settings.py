@@ -129,6 +129,23 @@ def test_an_access_key_may_stand_in_a_file(tmp_path: Path) -> None:
         Settings.load(environ={**HOME, "METERD_ACCESS_KEY_FILE": str(tmp_path / "none")})
 
 
+def test_an_access_key_comes_without_the_line_break_of_the_secret_it_was_read_from() -> None:
+    assert Settings.load(environ={**HOME, "METERD_ACCESS_KEY": "s3cret\n"}).access_key == "s3cret"
+
+
+@pytest.mark.parametrize("key", ["schlüssel", "two\nlines", "a\x00b"])
+def test_a_key_that_none_can_be_is_named_without_being_shown(key: str, tmp_path: Path) -> None:
+    """gRPC would write three lines to the app's stderr for each attempt to connect."""
+    file = tmp_path / "key"
+    file.write_text(key, encoding="utf-8")
+    for environ in ({"METERD_ACCESS_KEY": key}, {"METERD_ACCESS_KEY_FILE": str(file)}):
+        with pytest.raises(InvalidSetting) as caught:
+            Settings.load(environ={**HOME, **environ})
+
+        assert "expected printable ASCII" in str(caught.value)
+        assert key[:3] not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("argv", "service"),
     [

@@ -150,3 +150,16 @@ def test_why_nothing_answers_is_told_apart(tmp_path: Path) -> None:
     assert why_silent(Target(path=str(tmp_path / "none"))) == "no such file"
     assert "nobody listens" in why_silent(Target(path=str(tmp_path / "file")))
     assert why_silent(Target(host="127.0.0.1", port=1)) == "nobody listens"
+
+
+def test_a_key_that_none_can_be_is_named_without_being_shown(
+    answers: Answers, meterctl: Meterctl
+) -> None:
+    """gRPC says "Invalid metadata", which nobody understands."""
+    meterctl.environ["METERD_ACCESS_KEY"] = "schlüssel"
+
+    result = meterctl("rollup")
+
+    assert result.code == 2
+    assert "the key of METERD_ACCESS_KEY has characters" in result.err
+    assert "schl" not in result.err

@@ -99,7 +99,7 @@ def test_a_daemon_that_answers_with_an_error_is_a_finding(
     found = problems(meterctl)
 
     assert len(found) == 1
-    assert "asks for an access key: set METERD_ACCESS_KEY" in found[0]
+    assert "wants an access key that it knows" in found[0]
 
 
 def test_records_of_a_dead_process_are_found(

@@ -104,7 +104,8 @@ def test_a_reader_that_leaves_ends_it_quietly(answers: Answers, home: Path) -> N
 
     assert done.stdout.splitlines()[0].startswith("CLIENT")
     assert done.stdout.splitlines()[1] == "141"
-    assert done.stderr == ""
+    # On a busy machine it takes longer than a second, and says how far it is.
+    assert [line for line in done.stderr.splitlines() if not line.startswith("reading")] == []
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="the system has no /dev/full")

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from meterd.cli.console import CommandRefused, DaemonUnavailable, WrongValue
+from meterd.cli.console import CommandRefused, DaemonUnavailable, WrongUsage, WrongValue
 from meterd.cli.targets import Target, choose
 
 # Before grpc is imported: its core else writes lines of its own between ours.
@@ -91,8 +91,8 @@ def sentence_of(
         return CommandRefused(f"the daemon at {target} can't do this: upgrade it")
     if code is grpc.StatusCode.UNAUTHENTICATED:
         return CommandRefused(
-            f"the daemon at {target} asks for an access key: set METERD_ACCESS_KEY or "
-            f"METERD_ACCESS_KEY_FILE ({details})"
+            f"the daemon at {target} wants an access key that it knows: {details}; "
+            "set METERD_ACCESS_KEY or METERD_ACCESS_KEY_FILE"
         )
     return CommandRefused(details or f"the daemon at {target} failed with {code.name}")
 
@@ -133,10 +133,14 @@ def _is_private(host: str) -> bool:
 
 
 def _access_key(environ: Mapping[str, str]) -> str:
-    if environ.get("METERD_ACCESS_KEY"):
-        return environ["METERD_ACCESS_KEY"].strip()
-    file = environ.get("METERD_ACCESS_KEY_FILE", "")
-    return _read(file, "METERD_ACCESS_KEY_FILE").decode("ascii", "replace").strip() if file else ""
+    name = "METERD_ACCESS_KEY"
+    key = environ.get(name, "").strip()
+    if not key and (file := environ.get("METERD_ACCESS_KEY_FILE", "")):
+        name = "METERD_ACCESS_KEY_FILE"
+        key = _read(file, name).decode("ascii", "replace").strip()
+    if not (key.isascii() and key.isprintable()):
+        raise WrongUsage(f"the key of {name} has characters that no access key has")
+    return key
 
 
 def _read(path: str, name: str) -> bytes:
