@@ -145,5 +145,6 @@ def _sentence(result: billing_pb2.CloseProgress, options: argparse.Namespace) ->
 def _sum(invoices: list[billing_pb2.Invoice]) -> str:
     if not invoices:
         return ""
-    total = sum((Decimal(one.total) for one in invoices), Decimal(0))
+    owed = (Decimal(one.total) for one in invoices if one.status != "void")
+    total = sum(owed, Decimal(0))
     return f", {money(total, invoices[0].currency)} in all"
