@@ -156,6 +156,9 @@ class Courier:
         self._adopter: Thread | None = None
         self._rotate_after_ns = ROTATE_NS
         self._rotated_ns = -ROTATE_NS_MAX
+        self._refilled_at = 0
+        """The watermark that the ledger had before it was restored from a backup: until it has it
+        again, what is used is more than it knows, and nothing is asked to be lent."""
         self._leases_early = True
         """Nothing failed yet: calls wait for the first answer, so leases don't wait for Welcome."""
         self._is_ended = False
@@ -261,6 +264,7 @@ class Courier:
             if not self._may_connect and self._leases is not None:
                 self._leases.disconnected()
         self._spool = current
+        self._refilled_at = 0
         self._delivery = Delivery(
             current,
             Sender(
@@ -380,6 +384,7 @@ class Courier:
             welcome = response.welcome
             if acknowledged is not None and acknowledged.ledger_id == welcome.ledger_id:
                 self._sweep_again |= acknowledged.watermark > welcome.watermark
+                self._refilled_at = max(self._refilled_at, acknowledged.watermark)
             self._sweep_ns = self._monotonic_ns() + ADOPT_AFTER_NS
             if delivery.is_usurped:
                 self._spools.warn(
@@ -465,7 +470,9 @@ class Courier:
         link, leases, delivery, spool = self._link, self._leases, self._delivery, self._spool
         if leases is None or link is None or delivery is None or spool is None:
             return
-        if not (delivery.is_welcome or self._leases_early):
+        if delivery.watermark < self._refilled_at or not (
+            delivery.is_welcome or self._leases_early
+        ):
             return
         leases.tick()
         self._spools.drain()  # so that a lease's last record is known before its release is sent

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from meterd_middleware.settings import Settings
+    from tests.support.network import Producer, Server
 
     MakeShipper = Callable[..., Shipper]
 
@@ -460,3 +461,53 @@ def test_leases_are_asked_for_and_granted_on_the_same_channel(settings: Settings
             assert (hello.service, len(hello.producer)) == ("app", 16)
         finally:
             shipper.close(WAIT_S)
+
+
+class _Restored(Ledger):
+    """Takes nothing for a while, and counts how often it was asked to."""
+
+    refusals = 0
+
+    def _take(self, known: Producer, batch: usage_pb2.Batch) -> list[usage_pb2.ShipResponse]:
+        self.refusals += self.is_full
+        return super()._take(known, batch)
+
+
+def test_nothing_is_lent_before_a_restored_ledger_has_its_records_again(
+    settings: Settings,
+) -> None:
+    """What it has forgotten is used all the same: it would be lent a second time."""
+    ledger = _Restored()
+    with serving(ledger) as server:
+        chosen = replace(settings, target=server.target, lease_timeout_ms=5_000)
+        leases = Leases(
+            chosen,
+            now_ns=time.time_ns,
+            monotonic_ns=time.monotonic_ns,
+            wake=lambda: shipper.wake(),
+        )
+        shipper = Shipper(chosen, leases)
+        try:
+            for _ in range(5):
+                shipper.append(usage())
+            leases.reserve("acme-corp", "", "gpt-4o", 100, 100)
+            assert shipper.flush(WAIT_S)
+            server.stop()
+            ledger.only.watermark, ledger.is_full = 2, True
+            server.start()
+
+            assert ledger.wait(lambda: ledger.refusals >= 3)
+            hellos_before = _hellos(server)
+            ledger.is_full = False
+            assert shipper.flush(WAIT_S)
+            assert ledger.wait(lambda: ledger.only.watermark == 5)
+            leases.reserve("acme-corp", "", "gpt-4o", 1_000_000, 100)
+
+            assert hellos_before == 1
+            assert _hellos(server) == 2
+        finally:
+            shipper.close(WAIT_S)
+
+
+def _hellos(server: Server) -> int:
+    return sum(request.HasField("hello") for request in server.quota.heard)
