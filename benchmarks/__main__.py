@@ -7,7 +7,19 @@ import subprocess
 import sys
 from pathlib import Path
 
-NAMES = ("call", "stream", "asgi", "quota", "spool", "ingest", "pricing", "rollup", "billing", "memory")
+NAMES = (
+    "call",
+    "stream",
+    "block",
+    "asgi",
+    "quota",
+    "spool",
+    "ingest",
+    "pricing",
+    "rollup",
+    "billing",
+    "memory",
+)
 
 
 def main() -> int:

@@ -3,29 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 
-TEXT = "The quarterly report shows that usage rose in every region. "
-EVENTS = 100
+from benchmarks.bedrock import bedrock_converse, bedrock_invoke
+from benchmarks.exchange import EVENTS, TEXT, Exchange, sse
 
-
-@dataclass(frozen=True, slots=True)
-class Exchange:
-    """A request to a provider and its two possible answers, in one dialect."""
-
-    name: str
-    path: str
-    stream_path: str
-    request: dict[str, object]
-    stream_request: dict[str, object]
-    answer: bytes
-    events: tuple[bytes, ...]
-    stream_type: str = "text/event-stream"
-
-
-def _sse(payload: object, event: str = "") -> bytes:
-    head = f"event: {event}\n" if event else ""
-    return f"{head}data: {json.dumps(payload)}\n\n".encode()
+__all__ = ["EXCHANGES", "Exchange"]
 
 
 def _openai_chat() -> Exchange:
@@ -56,12 +38,12 @@ def _openai_chat() -> Exchange:
     }
     chunk = {**head, "object": "chat.completion.chunk", "usage": None}
     deltas = [
-        _sse({**chunk, "choices": [{"index": 0, "delta": {"content": TEXT[:20]}}]})
+        sse({**chunk, "choices": [{"index": 0, "delta": {"content": TEXT[:20]}}]})
         for _ in range(EVENTS)
     ]
     last = [
-        _sse({**chunk, "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}),
-        _sse({**chunk, "choices": [], "usage": usage}),
+        sse({**chunk, "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}),
+        sse({**chunk, "choices": [], "usage": usage}),
         b"data: [DONE]\n\n",
     ]
     streamed = {**request, "stream": True, "stream_options": {"include_usage": True}}
@@ -98,16 +80,16 @@ def _openai_responses() -> Exchange:
     }
     created = {**answer, "status": "in_progress", "output": [], "usage": None}
     deltas = [
-        _sse(
+        sse(
             {"type": "response.output_text.delta", "item_id": "msg_1", "delta": TEXT[:20]},
             "response.output_text.delta",
         )
         for _ in range(EVENTS)
     ]
     events = (
-        _sse({"type": "response.created", "response": created}, "response.created"),
+        sse({"type": "response.created", "response": created}, "response.created"),
         *deltas,
-        _sse({"type": "response.completed", "response": answer}, "response.completed"),
+        sse({"type": "response.completed", "response": answer}, "response.completed"),
     )
     path = "/v1/responses"
     return Exchange(
@@ -136,7 +118,7 @@ def _anthropic() -> Exchange:
         "usage": usage,
     }
     deltas = [
-        _sse(
+        sse(
             {
                 "type": "content_block_delta",
                 "index": 0,
@@ -148,9 +130,9 @@ def _anthropic() -> Exchange:
     ]
     start = {**head, "content": [], "usage": {**usage, "output_tokens": 1}}
     events = (
-        _sse({"type": "message_start", "message": start}, "message_start"),
+        sse({"type": "message_start", "message": start}, "message_start"),
         *deltas,
-        _sse(
+        sse(
             {
                 "type": "message_delta",
                 "delta": {"stop_reason": "end_turn"},
@@ -158,7 +140,7 @@ def _anthropic() -> Exchange:
             },
             "message_delta",
         ),
-        _sse({"type": "message_stop"}, "message_stop"),
+        sse({"type": "message_stop"}, "message_stop"),
     )
     path = "/v1/messages"
     return Exchange(
@@ -181,12 +163,12 @@ def _gemini() -> Exchange:
         return {"candidates": [{**part, **more}], "usageMetadata": usage,
                 "modelVersion": "gemini-2.5-flash", "responseId": "r1"}  # fmt: skip
 
-    deltas = [_sse(chunk(TEXT[:20])) for _ in range(EVENTS)]
+    deltas = [sse(chunk(TEXT[:20])) for _ in range(EVENTS)]
     base = "/v1beta/models/gemini-2.5-flash"
     return Exchange(
         "gemini", f"{base}:generateContent", f"{base}:streamGenerateContent?alt=sse",
         request, request, json.dumps(chunk(TEXT * 10, finishReason="STOP")).encode(),
-        (*deltas, _sse(chunk("", finishReason="STOP"))),
+        (*deltas, sse(chunk("", finishReason="STOP"))),
     )  # fmt: skip
 
 
@@ -206,7 +188,7 @@ def _cohere() -> Exchange:
         "usage": usage,
     }
     deltas = [
-        _sse(
+        sse(
             {
                 "type": "content-delta",
                 "index": 0,
@@ -220,7 +202,27 @@ def _cohere() -> Exchange:
     path = "/v2/chat"
     return Exchange(
         "cohere", path, path, request, {**request, "stream": True}, json.dumps(answer).encode(),
-        (*deltas, _sse(end, "message-end"), b"data: [DONE]\n\n"),
+        (*deltas, sse(end, "message-end"), b"data: [DONE]\n\n"),
+    )  # fmt: skip
+
+
+def _mistral() -> Exchange:
+    """Chat of Mistral's: usage unasked, on the last chunk of the reply."""
+    chat = _openai_chat()
+    usage = {"prompt_tokens": 180, "completion_tokens": 120, "total_tokens": 300}
+    head = {"id": "m1", "object": "chat.completion.chunk", "model": "mistral-large-latest"}
+    delta = {"index": 0, "delta": {"content": TEXT[:20]}, "finish_reason": None}
+    last = {"index": 0, "delta": {"content": ""}, "finish_reason": "stop"}
+    answer = {**json.loads(chat.answer), "model": "mistral-large-latest", "usage": usage}
+    request = {**chat.request, "model": "mistral-large-latest"}
+    path = "/mistral/v1/chat/completions"
+    return Exchange(
+        "mistral", path, path, request, {**request, "stream": True}, json.dumps(answer).encode(),
+        (
+            *(sse({**head, "choices": [delta]}) for _ in range(EVENTS)),
+            sse({**head, "choices": [last], "usage": usage}),
+            b"data: [DONE]\n\n",
+        ),
     )  # fmt: skip
 
 
@@ -247,6 +249,7 @@ def _ollama() -> Exchange:
 EXCHANGES = {
     exchange.name: exchange
     for exchange in (
-        _openai_chat(), _openai_responses(), _anthropic(), _gemini(), _cohere(), _ollama(),
+        _openai_chat(), _openai_responses(), _anthropic(), _gemini(), _mistral(), _cohere(),
+        _ollama(), bedrock_converse(), bedrock_invoke(),
     )
 }  # fmt: skip

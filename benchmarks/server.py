@@ -58,7 +58,9 @@ class _Connection(asyncio.Protocol):
     def _answer(self, path: str, body: bytes) -> None:
         slow = path.startswith("/slow/")
         exchange = _exchange_of(path.removeprefix("/slow"))
-        streamed = b'"stream":true' in body.replace(b" ", b"") or "streamGenerate" in path
+        is_asked = b'"stream":true' in body.replace(b" ", b"")
+        is_path = exchange.path != exchange.stream_path and path.endswith(exchange.stream_path)
+        streamed = is_asked or is_path
         if slow:
             asyncio.get_running_loop().call_later(SLOW_MS / 1000, self._send, exchange, streamed)
         else:
