@@ -6,7 +6,8 @@
                 └─ a refusal of ours that the app leaves uncaught ─▶ 429 problem+json
 
 Pure ASGI: no task, no buffering, nothing between the app and its server but two small
-functions. Websockets and lifespan pass untouched.
+functions. Lifespan passes untouched; a websocket is one request, for as long as it lasts, and is
+never refused here: its messages are the app's own protocol.
 """
 
 from __future__ import annotations
@@ -61,8 +62,9 @@ class MeterMiddleware:
     Args:
         app: the ASGI app.
         meter: counts the calls.
-        identify: says from the scope who is asking, sync or async; None: not known (yet:
-            `tag_request` may say so later). One that raises is logged once and counts as None.
+        identify: says from the scope of a request or websocket who is asking, sync or async;
+            None: not known (yet: `tag_request` may say so later). One that raises is logged
+            once and counts as None.
         trust_headers: believe the inbound `X-Client-ID` and `X-Project-ID`. Only behind an
             edge of your own that sets them: a stranger could else bill another's client.
         refuse: answer 429 before the app runs where the client has used up its quota; True,
@@ -85,15 +87,19 @@ class MeterMiddleware:
         self._refuse = refuse
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or self.meter.is_disabled:
-            if scope["type"] == "lifespan":
-                await self._lifespan(scope, receive, send)
-                return
+        if scope["type"] == "lifespan":
+            await self._lifespan(scope, receive, send)
+            return
+        if scope["type"] not in ("http", "websocket") or self.meter.is_disabled:
             await self.app(scope, receive, send)
             return
         tags = await self._who(scope) if self._identify is not None else None
         if tags is None and self._trust_headers:
             tags = self._from_headers(scope)
+        if scope["type"] == "websocket":
+            with serving_request(tags):
+                await self.app(scope, receive, send)
+            return
         if self._refuse:
             refused = await self._refused(scope, tags)
             if refused is not None:

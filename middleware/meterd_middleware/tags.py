@@ -72,12 +72,28 @@ def why_invalid(identifier: str) -> str:
 
 
 class RequestTags:
-    """The one mutable holder of an inbound request's tags, shared by all its contexts."""
+    """The one mutable holder of an inbound request's tags, shared by all its contexts.
 
-    __slots__ = ("tags",)
+    While nobody is named in it, what was in force around it holds: the tags of an outer
+    `MeterMiddleware`, where an app with one of its own is mounted in another.
+    """
 
-    def __init__(self, tags: Tags | None = None) -> None:
-        self.tags = tags
+    __slots__ = ("_around", "_own")
+
+    def __init__(self, tags: Tags | None = None, around: Tags | RequestTags | None = None) -> None:
+        self._own = tags
+        self._around = around
+
+    @property
+    def tags(self) -> Tags | None:
+        """Whom the request is billed to, as far as is known by now."""
+        if self._own is not None:
+            return self._own
+        return self._around.tags if isinstance(self._around, RequestTags) else self._around
+
+    def fill(self, tags: Tags) -> None:
+        """Say it, from wherever the login runs."""
+        self._own = tags
 
 
 _current: ContextVar[Tags | RequestTags | None] = ContextVar("meterd_tags", default=None)
@@ -143,23 +159,24 @@ def tag_request(*, client: str, project: str | None = None) -> bool:
     holder = _holder.get()
     if holder is None:
         return False
-    holder.tags = Tags(client, project or "")
+    holder.fill(Tags(client, project or ""))
     return True
 
 
 class serving_request:
     """Puts a fresh holder into the context for the time of one inbound request."""
 
-    __slots__ = ("_before", "_before_holder", "_holder")
+    __slots__ = ("_before", "_before_holder", "_tags")
 
     def __init__(self, tags: Tags | None) -> None:
-        self._holder = RequestTags(tags)
+        self._tags = tags
 
     def __enter__(self) -> RequestTags:
         self._before, self._before_holder = _current.get(), _holder.get()
-        _current.set(self._holder)
-        _holder.set(self._holder)
-        return self._holder
+        holder = RequestTags(self._tags, self._before)
+        _current.set(holder)
+        _holder.set(holder)
+        return holder
 
     def __exit__(self, *_: object) -> None:
         _current.set(self._before)

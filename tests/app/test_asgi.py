@@ -11,7 +11,7 @@ import pytest
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
-from starlette.routing import Route, WebSocketRoute
+from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.testclient import TestClient
 
 from meterd_middleware import (
@@ -20,6 +20,7 @@ from meterd_middleware import (
     Tags,
     current_tags,
     instrument,
+    tag_request,
     tagged,
 )
 
@@ -136,16 +137,54 @@ def test_streaming_responses_and_background_tasks_keep_the_tags(meter: Recording
     assert seen == ["acme-corp"] * 3
 
 
-def test_websockets_pass_untouched(meter: RecordingMeter) -> None:
+def test_a_websocket_is_tagged_for_as_long_as_it_lasts(meter: RecordingMeter) -> None:
+    """Chats come over one; its login may run in the endpoint, after the first message."""
+
     async def talk(socket: WebSocket) -> None:
         await socket.accept()
-        await socket.send_text(str(current_tags()))
+        while (name := await socket.receive_text()) != "end":
+            if name:
+                tag_request(client=name)
+            await socket.send_text(getattr(current_tags(), "client", "nobody"))
         await socket.close()
 
-    client = app_with(WebSocketRoute("/ws", talk), meter=meter, identify=lambda scope: "acme")
+    for identify, first in ((lambda scope: "acme", "acme"), (lambda scope: None, "nobody")):
+        client = app_with(WebSocketRoute("/ws", talk), meter=meter, identify=identify, refuse=True)
+        with client.websocket_connect("/ws") as socket:
+            heard = []
+            for name in ("", "techstartup", ""):
+                socket.send_text(name)
+                heard.append(socket.receive_text())
+            socket.send_text("end")
 
-    with client.websocket_connect("/ws") as socket:
-        assert socket.receive_text() == "None"
+        assert heard == [first, "techstartup", "techstartup"]
+
+
+def test_an_app_mounted_in_another_keeps_the_outer_ones_tags_until_it_knows_better(
+    meter: RecordingMeter,
+) -> None:
+    """Each has its middleware; the inner one often waits for a login that runs later."""
+
+    def login(request: Request) -> Response:
+        tag_request(client="inner")
+        return shows_tags(request)
+
+    def mounted(**options: Any) -> Any:
+        app = Starlette(routes=[Route("/", shows_tags), Route("/login", login)])
+        app.add_middleware(MeterMiddleware, meter=meter, **options)
+        return app
+
+    client = app_with(
+        Mount("/later", mounted()),
+        Mount("/nobody", mounted(identify=lambda scope: None)),
+        Mount("/other", mounted(identify=lambda scope: "other")),
+        meter=meter,
+        identify=lambda scope: Tags("outer", "p"),
+    )
+
+    shown = [client.get(path).json()["client"] for path in
+             ("/later/", "/later/login", "/nobody/", "/other/")]  # fmt: skip
+    assert shown == ["outer", "inner", "outer", "other"]
 
 
 def test_lifespan_runs_as_without_us(meter: RecordingMeter) -> None:
