@@ -184,9 +184,12 @@ def _made(name: str) -> Tokenizer | None:
         return None  # reckoned then, as without the extra
 
 
-def _let_others_in() -> None:
-    """Give the interpreter away: without it others wait for 5 ms until they are let in."""
+def _sleep_shortly() -> None:
     time.sleep(0)
+
+
+_let_others_in: Callable[[], None] = getattr(os, "sched_yield", _sleep_shortly)
+"""Gives the interpreter away: without it others wait for 5 ms until they are let in."""
 
 
 COUNTING = Counting()

@@ -27,6 +27,7 @@ CHAT = {
 
 
 def main(ending: str, url: str, spool: str) -> None:
+    exact.EXIT_TIMEOUT_S = 50.0  # on a busy machine a second may not be enough for the first
     meter = Meter(spool=spool, target="unix:/nonexistent/meterd.sock", client="parent")
     if ending == "exit":
         leave_a_stream(meter, url)
