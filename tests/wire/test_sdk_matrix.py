@@ -266,8 +266,9 @@ async def _cancelled(provider: Provider, coroutine: Any, *, is_stream: bool) -> 
         provider.ledger.wait_until,
         lambda served: bool(served) and (not is_stream or bool(served[0].sent_body)),
     )
-    task.cancel()
-    await asyncio.wait([task])
+    while not task.done():  # langchain's first stream of a process lives through a first one
+        task.cancel()
+        await asyncio.wait([task], timeout=1)
     if not task.cancelled():
         task.exception()  # some SDKs end quietly, or with an error of their own
 
