@@ -87,15 +87,15 @@ class FrameShell(StreamShell):
 
     def _event_of(self, frame: Frame) -> bytes:
         """The event of a frame, as a line; nothing where there is none to be read."""
-        kind = frame.event_type
-        if frame.message_type in ("exception", "error"):
+        kind, message_type, payload = frame
+        if message_type in ("exception", "error"):
             self._tally.read_event(f"!{kind}", {})
             return b""
-        event = unwrapped(frame.payload)
+        event = unwrapped(payload)
         if event is None:
             self._tally.note("a frame could not be read")
             return b""
-        if b"\n" in event:
+        if event.find(b"\n") >= 0:
             event = event.replace(b"\n", b" ")  # between its fields: in a text it is escaped
         return b'{"%s":%s}' % (kind.encode(), event) if kind in self._tally.frame_types else event
 

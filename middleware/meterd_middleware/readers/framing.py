@@ -18,7 +18,7 @@ from __future__ import annotations
 import struct
 import zlib
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 FRAME_BYTES_MAX = 8 * 2**20
 
@@ -89,12 +89,9 @@ def event_of(block: bytes) -> tuple[str, bytes] | None:
     return (name, b"\n".join(datas)) if datas else None
 
 
-class Frame(NamedTuple):
-    """One message of an AWS event stream."""
-
-    event_type: str
-    message_type: str
-    payload: bytes
+Frame: TypeAlias = tuple[str, str, bytes]
+"""One message of an AWS event stream: its event's type, its own type, its payload. A plain
+tuple: a named one costs a third of what else a frame does."""
 
 
 class Frames:
@@ -151,7 +148,7 @@ class Frames:
             payload = first + PRELUDE_BYTES + head
             names = data[first + PRELUDE_BYTES : payload]
             event_type, message_type = _types(names) if head < 1024 else _types_of(names)
-            frames.append(Frame(event_type, message_type, data[payload : start - 4]))
+            frames.append((event_type, message_type, data[payload : start - 4]))
         rest = data[start:]
         self._parts, self._have = ([rest], len(rest)) if rest else ([], 0)
         return frames

@@ -37,12 +37,12 @@ class Shell:
     """What every shell does: decode, and say what was read without ever raising."""
 
     is_stream = False
+    is_finished = False
+    _text: TextCounter | None = None
 
     def __init__(self, tally: Tally, decoder: Decoder | None) -> None:
-        self.is_finished = False
         self._tally = tally
         self._decoder = decoder
-        self._text: TextCounter | None = None
 
     def feed(self, chunk: bytes) -> None:
         """Take the next bytes."""
@@ -81,12 +81,13 @@ class Shell:
 class WholeShell(Shell):
     """A body that is one JSON value: kept whole while small, its two ends beyond that."""
 
+    _kept = 0
+    _size = 0
+    _head = b""
+
     def __init__(self, tally: Tally, decoder: Decoder | None) -> None:
         super().__init__(tally, decoder)
         self._chunks: list[bytes] = []
-        self._kept = 0
-        self._size = 0
-        self._head = b""
 
     def feed_plain(self, data: bytes) -> None:
         """Take the next bytes, decoded."""
