@@ -96,3 +96,28 @@ def test_invoices_over_the_wire_are_files_that_open() -> None:
     assert files["csv"].decode().splitlines()[-1].startswith("INV-000008,c007,")
     assert json.loads(files["json"])["total"] == "9.99"
     assert wrong.code == 2
+
+
+def test_a_name_that_no_font_can_draw_costs_its_own_pdf_alone() -> None:
+    """The others' are due as well; its HTML is there for whoever has the fonts."""
+    month = f"{last_month():%Y-%m}"
+    toml = TOML.partition("[clients.")[0] + "".join(
+        f'[clients.{client}]\nname = "{name}"\nplan = "flat"\n'
+        for client, name in (("a", "Acme"), ("b", "Party 🎉"), ("c", "Zeta"))
+    )
+    with start_daemon(config=toml) as daemon:
+        meterctl = Meterctl({"HOME": str(daemon.directory), "METERD_TARGET": daemon.target})
+        assert meterctl("close", month).code == 0
+        target = daemon.directory / "invoices"
+        target.mkdir()
+
+        run = meterctl("invoice", "--all", month, "--output", str(target))
+
+        names = sorted(path.name for path in target.iterdir())
+        drawn = (target / "INV-000002.html").read_text(encoding="utf-8")
+
+    assert names == ["INV-000001.pdf", "INV-000002.html", "INV-000003.pdf"]
+    assert "Party 🎉" in drawn
+    assert run.code == 1
+    assert "INV-000002 of b is HTML: no shipped font can draw 🎉" in run.err
+    assert run.lines == [f"3 files written to {target}."]

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING
 import grpc
 import pytest
 
+from meterd.cli.client import sentence_of
 from meterd.cli.commands import COMMANDS
+from meterd.cli.targets import parse
 from tests.cli.test_rollup import EXPORT, client, rollup
 
 if TYPE_CHECKING:
@@ -90,6 +92,22 @@ def test_each_status_of_the_daemon_has_an_exit_code(
     assert sentence in result.err
     assert result.err.count("\n") == 1
     assert "Traceback" not in result.err
+
+
+def test_a_certificate_that_has_expired_is_told_without_the_librarys_words() -> None:
+    """As gRPC 1.85 says it; the rest of its sentence is file names and line numbers."""
+    said = sentence_of(
+        grpc.StatusCode.UNAVAILABLE,
+        "failed to connect to all addresses; last error: UNKNOWN: ipv4:127.0.0.1:7391: Tls "
+        "handshake failed (TSI_PROTOCOL_FAILURE): SSL_ERROR_SSL: error:1000007d:SSL routines:"
+        "OPENSSL_internal:CERTIFICATE_VERIFY_FAILED: certificate has expired: OK",
+        parse("meterd.internal:7391", "--target"),
+    )
+
+    assert str(said) == (
+        "the certificate of the daemon at meterd.internal:7391 isn't accepted: certificate has "
+        "expired; METERD_TLS_CA names the authority that has to have signed it"
+    )
 
 
 def test_a_reader_that_leaves_ends_it_quietly(answers: Answers, home: Path) -> None:

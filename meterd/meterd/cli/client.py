@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import socket
 from contextlib import contextmanager
 from pathlib import Path
@@ -78,11 +79,19 @@ class Daemon:
         return sentence_of(error.code(), error.details() or "", self.target)
 
 
+_UNACCEPTED = re.compile(r"CERTIFICATE_VERIFY_FAILED: ([^:]+)")
+
+
 def sentence_of(
     code: grpc.StatusCode, details: str, target: Target
 ) -> CommandRefused | DaemonUnavailable:
     """The error that a gRPC status means to the user: one table for all commands."""
     if code is grpc.StatusCode.UNAVAILABLE:
+        if unaccepted := _UNACCEPTED.search(details):
+            return DaemonUnavailable(
+                f"the certificate of the daemon at {target} isn't accepted: {unaccepted[1]}; "
+                "METERD_TLS_CA names the authority that has to have signed it"
+            )
         hint = "" if target.path else "; if it speaks TLS, METERD_TLS_CA names its authority"
         return DaemonUnavailable(f"the daemon at {target} is unavailable: {details}{hint}")
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:

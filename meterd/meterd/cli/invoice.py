@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from meterd.cli.client import connected
-from meterd.cli.console import DONE, CommandRefused, WrongUsage, WrongValue
+from meterd.cli.console import DONE, FAILED, CommandRefused, WrongUsage, WrongValue
 from meterd.cli.figures import count, money, short_tokens
 from meterd.cli.invoice_document import COLUMNS, document_of, rows_of
 from meterd.cli.options import add_connection, add_format, identifier, month
@@ -110,8 +110,7 @@ def _all(daemon: Daemon, options: argparse.Namespace, console: Console) -> int:
     if not invoices:
         raise CommandRefused(f"{options.all} has no invoices: it isn't closed, or nothing was owed")
     if options.output is not None:
-        _write_all(daemon, invoices, options.output, console)
-        return DONE
+        return _write_all(daemon, invoices, options.output, console)
     if options.format == "json":
         documents = [document_of(invoice) for invoice in invoices]
         write_json(console.out, {"schema": "meterd.invoices/1", "invoices": documents})
@@ -126,7 +125,9 @@ def _all(daemon: Daemon, options: argparse.Namespace, console: Console) -> int:
 
 def _write_all(
     daemon: Daemon, invoices: list[billing_pb2.Invoice], directory: Path, console: Console
-) -> None:
+) -> int:
+    """A PDF each; HTML for what no font can draw, so that no other goes without."""
+    undrawn = []
     if not directory.is_dir():
         raise WrongValue("--output", str(directory), "a directory that exists")
     with Progress(console, "drawing") as progress:
@@ -134,8 +135,15 @@ def _write_all(
         progress.at(lambda: f"{done} of {len(invoices)}")
         for done, invoice in enumerate(invoices, 1):  # noqa: B007 - the progress reads it
             wanted = billing_pb2.DocumentRequest(number=invoice.number)
-            _write(daemon, wanted, "pdf", directory / f"{invoice.number}.pdf")
+            try:
+                _write(daemon, wanted, "pdf", directory / f"{invoice.number}.pdf")
+            except CommandRefused as error:
+                _write(daemon, wanted, "html", directory / f"{invoice.number}.html")
+                undrawn.append(f"{invoice.number} of {printable(invoice.client)} is HTML: {error}")
+    for remark in undrawn:
+        console.remark(remark)
     console.print(f"{len(invoices)} files written to {directory}.")
+    return FAILED if undrawn else DONE
 
 
 def list_table(invoices: list[billing_pb2.Invoice], width: int | None) -> list[str]:

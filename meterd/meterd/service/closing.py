@@ -13,6 +13,7 @@ doesn't list is named and left open: once listed, closing the month again bills 
 from __future__ import annotations
 
 import asyncio
+import shlex
 from datetime import timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, NamedTuple
@@ -260,7 +261,7 @@ class Closing:
         for late in figures.late:
             remarks.append(
                 f"{late.records:,} records of {late.client} came more than 35 days late and are "
-                f"not counted: `meterctl accept --late {late.client}`"
+                f"not counted: `meterctl accept --late {shlex.quote(late.client)}`"
             )
         if figures.quarantined_records:
             remarks.append(f"{figures.quarantined_records:,} records in quarantine are not counted")
