@@ -267,6 +267,7 @@ def test_none_of_it_left_a_difference(daemon: Daemon) -> None:
     [
         "UPDATE ledger SET input_tokens = input_tokens + 1 WHERE id = 3",
         "UPDATE rollup_month SET output_tokens = output_tokens - 7",
+        "UPDATE rollup_total SET cost = cost + 1",
         "UPDATE producers SET watermark = watermark + 2",
     ],
 )

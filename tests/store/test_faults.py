@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from meterd.config.agency import Agency
 from meterd.errors import CannotStart, StorageFault
 from meterd.store.sqlite import DATABASE, open_store
-from meterd.store.values import PeriodIndex, Producer, RecordsQuery, RollupQuery
+from meterd.store.values import Committed, PeriodIndex, Producer, RecordsQuery, RollupQuery
 from tests.store.conftest import HandClock
 from tests.support.builders import NOW_MS, placed, producer_id, usage
 
@@ -442,4 +443,23 @@ async def test_a_rollback_that_fails_too_leaves_a_writer_that_goes_on(
         await store.commit(Bug())  # type: ignore[arg-type]  # what it reads is the bug
 
     assert await store.commit(placed(usage())) == 1
+    await store.close()
+
+
+async def test_strangers_that_come_back_are_counted_after_names_were_let_go_of(
+    tmp_path: Path, clock: HandClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sixty thousand ids are held in memory: where one is rolled up goes with its name."""
+    monkeypatch.setattr("meterd.store.interning.NAMES_MAX", 5)
+    store = await open_store(tmp_path, clock, agency=Agency(unlisted_ids_max=3))
+    told: list[Committed] = []
+    store.subscribe(told.append)
+    strangers = [usage(f"stranger-{number}", f"project-{number}") for number in range(10)]
+
+    for first in (1, 11, 21):
+        await store.commit(placed(*strangers, first_sequence=first))
+
+    assert [sum(one.client_tokens.values()) for one in told] == [11_000] * 3
+    assert (await store.uncounted()).quarantined_records == 0
+    assert await differences(store) == ()
     await store.close()

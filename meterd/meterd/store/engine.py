@@ -132,7 +132,12 @@ class Engine:
         self._check_still_there()
         self.producers.committed()
         self.ledger.begin()
-        self.interning.shrink()
+        if self.interning.is_large:
+            # Places name clients and tags by number: they go with the names, or what is told of
+            # a commit would look for some that aren't there.
+            self.interning.forget()
+            self.own_names.forget()
+            self.ledger.fold.forget()
         return committed
 
     def _check_still_there(self) -> None:

@@ -90,10 +90,10 @@ class Interning:
         for known in (self._tags, self._clients, self._kinds, self._models, self._rates):
             known.clear()
 
-    def shrink(self) -> None:
-        """Between transactions: begin anew where too many names are held."""
-        if len(self._tags) + len(self._kinds) > NAMES_MAX:
-            self.forget()
+    @property
+    def is_large(self) -> bool:
+        """Whether too many names are held: between transactions all can be let go of."""
+        return len(self._tags) + len(self._kinds) > NAMES_MAX
 
     def tag(self, client: str, project: str) -> Tag:
         """The tag of a client's project; made if it is new."""

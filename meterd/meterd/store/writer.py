@@ -214,12 +214,12 @@ class Writer:
             committed = engine.commit()
         except (sqlite3.Error, MeterdError) as fault:
             if _is_of_contents(fault):
-                self._broken(waiting, fault)
+                self._broken(waiting)
             else:
                 self._failed(fault)
                 self._answer(waiting, StorageFault(_sentence(fault)))
-        except Exception as fault:
-            self._broken(waiting, fault)
+        except Exception:
+            self._broken(waiting)
         else:
             self._succeeded(waiting)
             self._answer(waiting, None, committed)
@@ -276,28 +276,13 @@ class Writer:
         except Refused as refusal:
             request.fault = refusal
 
-    def _broken(self, waiting: list[Waiting[object]], fault: Exception) -> None:
-        """Something raised what it never should: find out who, one by one, so that all others
-        are written and nobody behind is blocked."""
-        assert self._engine is not None
-        try:
-            self._engine.rollback()
-        except sqlite3.Error as worse:
-            self._failed(worse)
-            self._answer(waiting, StorageFault(_sentence(worse)))
-            return
-        if len(waiting) > 1:
+    def _broken(self, waiting: list[Waiting[object]]) -> None:
+        """Something raised what it never should: do it again one by one, with nothing in memory
+        of what went before, so that all others are written and nobody behind is blocked."""
+        if self._is_rolled_back(waiting):
             for request in waiting:
                 request.answer, request.fault = None, None
                 self._single(request)
-            return
-        reason = f"the ledger can't take it: {type(fault).__name__}: {fault}"
-        if any(isinstance(one, BatchJob) and one.set_aside(reason) for one in waiting):
-            self._single(waiting[0])
-            return
-        refusal = BatchBroken(reason)
-        refusal.__cause__ = fault
-        self._answer(waiting, refusal)
 
     def _single(self, request: Waiting[object]) -> None:
         """One request in a transaction of its own."""
@@ -310,14 +295,38 @@ class Writer:
             committed = engine.commit()
         except (sqlite3.Error, MeterdError) as fault:
             if _is_of_contents(fault):
-                self._broken([request], fault)
+                self._refuse(request, fault)
             else:
                 self._failed(fault)
                 self._answer([request], StorageFault(_sentence(fault)))
         except Exception as fault:
-            self._broken([request], fault)
+            self._refuse(request, fault)
         else:
             self._answer([request], None, committed)
+
+    def _refuse(self, request: Waiting[object], fault: Exception) -> None:
+        """It fails alone, too: its one record is kept as bytes; a batch of more is halved."""
+        if not self._is_rolled_back([request]):
+            return
+        reason = f"the ledger can't take it: {type(fault).__name__}: {fault}"
+        is_kept = isinstance(request, BatchJob) and request.set_aside(reason)
+        if is_kept:
+            self._single(request)
+            return
+        refusal = BatchBroken(reason)
+        refusal.__cause__ = fault
+        self._answer([request], refusal)
+
+    def _is_rolled_back(self, waiting: list[Waiting[object]]) -> bool:
+        """Undo the transaction; False where the disk fails at that, and they were told."""
+        assert self._engine is not None
+        try:
+            self._engine.rollback()
+        except sqlite3.Error as worse:
+            self._failed(worse)
+            self._answer(waiting, StorageFault(_sentence(worse)))
+            return False
+        return True
 
     def _failed(self, fault: Exception) -> None:
         """The disk is full or failing: begin anew with a fresh connection at the next request."""
