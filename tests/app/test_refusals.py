@@ -179,6 +179,30 @@ def test_openais_shape_is_openais_and_carries_the_facts(meter: RecordingMeter) -
     assert error["meterd"]["requested"] >= 900
 
 
+def test_history_that_the_provider_keeps_is_reserved_too(
+    meter: RecordingMeter, provider: Provider
+) -> None:
+    """Of a chain of responses the body is the last question alone, not what is billed: the
+    next call of it is taken for what the last one reported, and the question."""
+    client = instrument(
+        openai.OpenAI(api_key="k", base_url=provider.base_url("openai")), meter=meter
+    )
+    first = client.responses.create(model="gpt-5", input="a long story " * 2_000)
+    told = meter.records[-1].tokens
+
+    meter.refuse("acme-corp")
+    found = []
+    for before in (first.id, "resp_unknown"):
+        with pytest.raises(openai.RateLimitError) as caught:
+            client.responses.create(model="gpt-5", input="go on", previous_response_id=before)
+        found.append(refusal_of(caught.value))
+    known, unknown = (one.requested if one else 0 for one in found)
+
+    assert told > 2_000
+    assert unknown < known
+    assert known - unknown >= told - 20  # the two ids differ in length
+
+
 def test_a_refused_retry_is_counted_once(meter: RecordingMeter, provider: Provider) -> None:
     """cohere asks three times; its caller made one call."""
     meter.refuse("acme-corp")
