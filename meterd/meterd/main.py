@@ -27,6 +27,7 @@ FILES_MAX = 65_536
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the daemon until it is told to end; returns its exit code."""
+    _hold_standard_files()
     _quieten_grpc()
     _log_to_stderr()
     name = _version()
@@ -79,6 +80,16 @@ def _allow_many_files() -> None:
     wanted = FILES_MAX if hard == resource.RLIM_INFINITY else min(hard, FILES_MAX)
     if soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _hold_standard_files() -> None:
+    """What the starter has closed becomes the null device: a socket would else get its number,
+    and whatever a library prints would go to an app."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
 
 
 def _log_to_stderr() -> None:

@@ -94,6 +94,18 @@ def test_each_status_of_the_daemon_has_an_exit_code(
     assert "Traceback" not in result.err
 
 
+def test_a_closed_stdout_takes_nothing_and_is_no_error(answers: Answers, home: Path) -> None:
+    """As a shell's `>&-` leaves it: Python has no stream then."""
+    answers.rollup = EXPORT
+
+    done = subprocess.run(
+        ["bash", "-c", '"$@" >&-', "_", *METERCTL, "rollup"],
+        env=environment(home), capture_output=True, text=True, check=False, timeout=DEADLINE_S,
+    )  # fmt: skip
+
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_a_certificate_that_has_expired_is_told_without_the_librarys_words() -> None:
     """As gRPC 1.85 says it; the rest of its sentence is file names and line numbers."""
     said = sentence_of(

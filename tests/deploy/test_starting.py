@@ -97,6 +97,25 @@ def test_told_to_end_it_drains_and_exits_with_0(place: Path, number: signal.Sign
         assert rollup(daemon)[""].tokens == 1_000
 
 
+def test_it_runs_without_standard_files(place: Path) -> None:
+    """As some supervisors start it: its sockets got their numbers, and its end was a crash."""
+    target, environ = f"unix:{place / 'm.sock'}", {"PATH": os.environ["PATH"], "HOME": str(place)}
+    command = [sys.executable, "-m", "meterd.main", "--data", str(place / "data"),
+               "--listen", target, "--spool-root", str(place / "spool")]  # fmt: skip
+    closed = ["bash", "-c", 'exec "$@" <&- >&- 2>&-', "_", *command]
+    with subprocess.Popen(closed, env=environ, start_new_session=True) as process:
+        try:
+            with grpc.insecure_channel(target) as opened:
+                stub = admin_pb2_grpc.AdminServiceStub(opened)
+                answer = stub.Status(admin_pb2.StatusRequest(), timeout=30, wait_for_ready=True)
+            process.terminate()
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
+
+    assert list(answer.listening) == [target]
+
+
 def test_a_daemon_that_was_killed_leaves_a_socket_that_the_next_one_takes(place: Path) -> None:
     """kill -9 cleans nothing up; the next start does."""
     with start_daemon(place) as daemon:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from meterd.cli.commands import COMMANDS, load
 from meterd.cli.console import (
@@ -33,8 +33,10 @@ _DESCRIPTION = "Ask and steer a running meterd: who used what, what it cost, wha
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command in this process and return its exit code."""
     code = run(sys.argv[1:] if arguments is None else arguments, Console.of_this_process())
+    out: TextIO | None = sys.stdout  # None where the parent has closed it
     try:
-        sys.stdout.flush()
+        if out is not None:
+            out.flush()
     except OSError:
         _forget_output()
     return code
