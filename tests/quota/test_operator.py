@@ -148,7 +148,14 @@ def test_a_grant_lets_a_blocked_client_through_in_every_process(daemon: Daemon) 
         granted_ns = time.monotonic_ns()
         through_ns = [went_through_ns(app) for app in apps]
 
+    shown = meterctl(daemon, "quota", "acme-corp")
+    found = json.loads(meterctl(daemon, "quota", "acme-corp", "--format", "json"))["quotas"][0]
+
     assert "acme-corp has 500,000 more tokens" in said
+    assert "acme-corp: 500k granted on " in shown
+    assert " by ann: launch week." in shown
+    (grant,) = found["granted"]
+    assert (grant["tokens"], grant["who"], grant["why"]) == (500_000, "ann", "launch week")
     assert all(moment > began_ns for moment in through_ns)
     assert max(through_ns) - granted_ns < THROUGH_WITHIN_NS
 

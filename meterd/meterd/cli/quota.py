@@ -36,6 +36,8 @@ _CLEAR_SCREEN = "\x1b[H\x1b[2J"
 _INTERVAL_MAX_S = 3600.0
 _HOLDERS_MAX = 3
 """Holders that a table names of each quota; JSON has them all."""
+_GRANTS_MAX = 3
+"""The same for grants."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -118,7 +120,10 @@ def _write(
     elif options.format == "json":
         document = {
             "schema": "meterd.quota/1",
-            "quotas": [{**_document(quota, now), "holders": _holders(quota)} for quota in quotas],
+            "quotas": [
+                {**_document(quota, now), "holders": _holders(quota), "granted": _grants(quota)}
+                for quota in quotas
+            ],
         }
         if options.watch:
             console.print(json_line(document))
@@ -153,7 +158,7 @@ def _figures(quota: quota_pb2.QuotaStatus) -> list[str]:
 def _remarks(quota: quota_pb2.QuotaStatus, now: int) -> list[str]:
     """Who holds what is lent, and when the tokens will be gone at this pace."""
     name = _owner(quota) + (f" ({_scope(quota)})" if quota.project or quota.model else "")
-    remarks = [*_lent_to(quota.holders), _outlook(quota, now)]
+    remarks = [*_lent_to(quota.holders), *_given(quota.granted), _outlook(quota, now)]
     return [f"{name}: {remark}." for remark in remarks if remark]
 
 
@@ -169,6 +174,21 @@ def _lent_to(holders: Sequence[quota_pb2.Holder]) -> list[str]:
     if others:
         held = short_tokens(sum(holder.tokens for holder in others))
         remarks.append(f"{held} lent to {len(others)} more")
+    return remarks
+
+
+def _given(grants: Sequence[quota_pb2.Granted]) -> list[str]:
+    """What the limit was raised by, by whom and why; the newest first."""
+    newest = list(reversed(grants))
+    remarks = [
+        f"{short_tokens(grant.tokens)} granted on {moment(grant.at_unix_ns)} by {grant.who}: "
+        f"{grant.why}"
+        for grant in newest[:_GRANTS_MAX]
+    ]
+    others = newest[_GRANTS_MAX:]
+    if others:
+        given = short_tokens(sum(grant.tokens for grant in others))
+        remarks.append(f"{given} granted in {len(others)} more")
     return remarks
 
 
@@ -239,4 +259,16 @@ def _holders(quota: quota_pb2.QuotaStatus) -> list[dict[str, object]]:
             "connected": not holder.is_gone,
         }
         for holder in quota.holders
+    ]
+
+
+def _grants(quota: quota_pb2.QuotaStatus) -> list[dict[str, object]]:
+    return [
+        {
+            "tokens": grant.tokens,
+            "why": grant.why,
+            "who": grant.who,
+            "at": timestamp(grant.at_unix_ns),
+        }
+        for grant in quota.granted
     ]

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from meterd.service.lender import Lender
     from meterd.service.rulings import Ruling, Rulings
     from meterd.store.store import Store
+    from meterd.store.values import Grant
 
 
 async def quota_status(
@@ -66,8 +67,15 @@ async def _rows(
 ) -> list[quota_pb2.QuotaStatus]:
     if not quotas:
         return []
-    usage = await store.used_by(quotas[0].rule.client, PeriodIndex(ruling.period.index))
-    return [_row(lender, agency, ruling, quota, usage) for quota in quotas]
+    period = PeriodIndex(ruling.period.index)
+    usage = await store.used_by(quotas[0].rule.client, period)
+    rows = [_row(lender, agency, ruling, quota, usage) for quota in quotas]
+    if ruling.granted:
+        grants = await store.grants(ruling.client, period)
+        for quota, row in zip(quotas, rows, strict=True):
+            if quota.is_own:
+                row.granted.extend(_granted(grant) for grant in grants)
+    return rows
 
 
 def _row(
@@ -98,6 +106,12 @@ def _row(
         timezone=agency.timezone,
         is_unlimited=quota.rule.mode is LimitMode.NONE,
         cap=quota.cap or 0,
+    )
+
+
+def _granted(grant: Grant) -> quota_pb2.Granted:
+    return quota_pb2.Granted(
+        tokens=grant.tokens, why=grant.why, who=grant.who, at_unix_ns=grant.at_ms * NS_PER_MS
     )
 
 

@@ -554,6 +554,7 @@ class QuotaStatus(_message.Message):
     TIMEZONE_FIELD_NUMBER: _builtins.int
     IS_UNLIMITED_FIELD_NUMBER: _builtins.int
     CAP_FIELD_NUMBER: _builtins.int
+    GRANTED_FIELD_NUMBER: _builtins.int
     client: _builtins.str
     period: _builtins.str
     """2026-11"""
@@ -576,6 +577,10 @@ class QuotaStatus(_message.Message):
     """soft: where it ends; 0: nowhere"""
     @_builtins.property
     def holders(self) -> _containers.RepeatedCompositeFieldContainer[Global___Holder]: ...
+    @_builtins.property
+    def granted(self) -> _containers.RepeatedCompositeFieldContainer[Global___Granted]:
+        """what its limit was raised by, by hand; oldest first"""
+
     def __init__(
         self,
         *,
@@ -597,14 +602,45 @@ class QuotaStatus(_message.Message):
         timezone: _builtins.str = ...,
         is_unlimited: _builtins.bool = ...,
         cap: _builtins.int = ...,
+        granted: _abc.Iterable[Global___Granted] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cap", b"cap", "client", b"client", "estimated_tokens", b"estimated_tokens", "holders", b"holders", "is_unlimited", b"is_unlimited", "leased", b"leased", "limit", b"limit", "mode", b"mode", "model", b"model", "period", b"period", "period_end_unix_ns", b"period_end_unix_ns", "period_start_unix_ns", b"period_start_unix_ns", "plan", b"plan", "project", b"project", "remaining", b"remaining", "scope", b"scope", "timezone", b"timezone", "used", b"used"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cap", b"cap", "client", b"client", "estimated_tokens", b"estimated_tokens", "granted", b"granted", "holders", b"holders", "is_unlimited", b"is_unlimited", "leased", b"leased", "limit", b"limit", "mode", b"mode", "model", b"model", "period", b"period", "period_end_unix_ns", b"period_end_unix_ns", "period_start_unix_ns", b"period_start_unix_ns", "plan", b"plan", "project", b"project", "remaining", b"remaining", "scope", b"scope", "timezone", b"timezone", "used", b"used"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___QuotaStatus: _TypeAlias = QuotaStatus  # noqa: Y015
+
+@_typing.final
+class Granted(_message.Message):
+    """Tokens that somebody gave a client for a period."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKENS_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    WHO_FIELD_NUMBER: _builtins.int
+    AT_UNIX_NS_FIELD_NUMBER: _builtins.int
+    tokens: _builtins.int
+    why: _builtins.str
+    who: _builtins.str
+    at_unix_ns: _builtins.int
+    def __init__(
+        self,
+        *,
+        tokens: _builtins.int = ...,
+        why: _builtins.str = ...,
+        who: _builtins.str = ...,
+        at_unix_ns: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_unix_ns", b"at_unix_ns", "tokens", b"tokens", "who", b"who", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Granted: _TypeAlias = Granted  # noqa: Y015
 
 @_typing.final
 class Holder(_message.Message):
