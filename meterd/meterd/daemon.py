@@ -130,11 +130,14 @@ class _Daemon:
         for server in self._servers:
             await server.start()
         async with asyncio.TaskGroup() as tasks:
-            work = (self._hooks.run(), self._sweep(), self._quota.run(), self._keep_sockets())
+            work = (self._hooks.run(), self._sweep(), self._quota.run())
             running = [tasks.create_task(task) for task in work]
+            keeping = tasks.create_task(self._keep_sockets())
             await self._say(health_pb2.HealthCheckResponse.SERVING)
             ready(self._where())
             await stop.wait()
+            keeping.cancel()  # first: the sockets go now, and are not to be made anew
+            await asyncio.wait([keeping])
             await self._say(health_pb2.HealthCheckResponse.NOT_SERVING)
             await asyncio.gather(*(server.stop(DRAIN_S) for server in self._servers))
             for task in running:
@@ -205,8 +208,8 @@ class _Daemon:
                         troubles[address] = str(error)
                         _log.error("%s was removed, and can't be made anew: %s", address, error)
                     continue
-                await server.start()
                 self._servers.append(server)
+                await server.start()
                 troubles.pop(address, None)
                 _log.warning("%s was removed by somebody; made anew", address)
 

@@ -224,6 +224,35 @@ def test_a_socket_that_somebody_removed_is_made_anew(place: Path) -> None:
         assert not (place / "m.sock").exists()
 
 
+def test_a_socket_that_goes_because_the_daemon_ends_is_not_made_anew(place: Path) -> None:
+    """While open streams drain, a new server would take apps in, and nobody would end it."""
+    code = (
+        "import sys; from meterd import daemon, main; daemon.SOCKETS_LOOKED_AT_S = 0.001; "
+        "sys.exit(main.main())"
+    )
+    options = ["--data", str(place / "data"), "--listen", f"unix:{place / 'm.sock'}",
+               "--spool-root", str(place / "spool")]  # fmt: skip
+    with subprocess.Popen(
+        [sys.executable, "-c", code, *options],
+        env={"PATH": os.environ["PATH"], "HOME": str(place)},
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        assert "is ready on" in process.stderr.readline()
+        with grpc.insecure_channel(f"unix:{place / 'm.sock'}") as opened:
+            stub = admin_pb2_grpc.AdminServiceStub(opened)
+            stub.Status(admin_pb2.StatusRequest(), timeout=20)
+            tail = stub.Tail(admin_pb2.TailRequest(), timeout=20)
+            process.terminate()
+            with pytest.raises(grpc.RpcError):
+                next(iter(tail))
+            assert process.stderr.read() == ""
+
+    assert process.returncode == 0
+    assert not (place / "m.sock").exists()
+
+
 def test_a_directory_that_somebody_removed_is_made_anew(place: Path) -> None:
     """`/run` may be cleaned up under a running service."""
     listen = (f"unix:{place}/run/m.sock",)
