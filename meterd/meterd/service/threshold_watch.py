@@ -36,6 +36,8 @@ _log = logging.getLogger("meterd")
 COMMITS_WAITING_MAX = 1_024
 """Transactions between two looks; beyond them their usage is added up at once."""
 QUOTAS_WATCHED_MAX = 100_000
+LOOKS_LEFT_OUT = 10
+"""After one that failed: the next asks for every quota, and the disk may be full for hours."""
 FORMER_MS = 86_400_000
 """For so long after a period's end a start looks at it, too: the daemon may have died with it."""
 
@@ -82,6 +84,7 @@ class ThresholdWatch:
         self._told: set[tuple[Quota, str]] = set()
         self._looks_at_all = True
         self._looks_at_former = True
+        self._left_out = 0
         store.subscribe(self._committed)
 
     def forget(self, client: str) -> None:
@@ -101,6 +104,9 @@ class ThresholdWatch:
             clients: those that the configuration lists, for the look at all of them that
                 follows a start or a change.
         """
+        if self._left_out:
+            self._left_out -= 1
+            return
         self._add_up()
         used, self._used = self._used, {}
         try:
@@ -115,6 +121,7 @@ class ThresholdWatch:
         except Unavailable as error:
             _log.error("thresholds can't be looked at now: %s", error)
             self.forget_all()  # what was added up is lost; the next look asks the ledger
+            self._left_out = LOOKS_LEFT_OUT
 
     def _committed(self, committed: Committed) -> None:
         if committed.end_row > committed.first_row:
