@@ -131,22 +131,44 @@ def _parser(version: str) -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--config", metavar="FILE", help="apply this meterd.toml at start (METERD_CONFIG)")
-    add("--data", metavar="DIR", help="the ledger's directory (METERD_DATA)")
+    add(
+        "--data",
+        metavar="DIR",
+        help=f"the ledger's directory (METERD_DATA; default: {SYSTEM_DATA} if "
+        "this user may write there, else ~/.local/state/meterd/data)",
+    )
     add(
         "--listen",
         metavar="unix:PATH|HOST:PORT",
         action="append",
-        help=f"where to listen; may be repeated; default port {PORT} (METERD_LISTEN)",
+        help=f"where to listen; may be repeated; default port {PORT} (METERD_LISTEN, by commas; "
+        "default: this user's sockets, where apps of the same user look)",
     )
-    add("--spool-root", metavar="DIR", help="where apps write their spools (METERD_SPOOL)")
-    add("--group", metavar="NAME", help="let this group's users connect and write spools")
-    add("--tls-cert", metavar="FILE", help="certificate chain, PEM, for HOST:PORT")
-    add("--tls-key", metavar="FILE", help="its private key, PEM")
-    add("--tls-client-ca", metavar="FILE", help="demand client certificates of this authority")
+    add(
+        "--spool-root",
+        metavar="DIR",
+        help="where apps write their spools (METERD_SPOOL; "
+        f"default: ~/.local/state/meterd/spool and {SYSTEM_SPOOL_ROOT})",
+    )
+    add(
+        "--group",
+        metavar="NAME",
+        help="let this group's users connect and write spools (METERD_GROUP)",
+    )
+    add(
+        "--tls-cert", metavar="FILE", help="certificate chain, PEM, for HOST:PORT (METERD_TLS_CERT)"
+    )
+    add("--tls-key", metavar="FILE", help="its private key, PEM (METERD_TLS_KEY)")
+    add(
+        "--tls-client-ca",
+        metavar="FILE",
+        help="demand client certificates of this authority (METERD_TLS_CLIENT_CA)",
+    )
     add(
         "--insecure-network",
         action="store_true",
-        help="accept access keys without TLS on a private network too, not on loopback alone",
+        help="accept access keys without TLS on a private network too, not on loopback alone "
+        "(METERD_INSECURE_NETWORK=1)",
     )
     add("--version", action="version", version=f"meterd {version}")
     return parser
