@@ -291,6 +291,7 @@ _NO_MONEY = re.compile(r"(?i)timeout_s\b|isinstance\(amount, float\)|cutoff=")
 _DIVISIONS_OF_DECIMALS_AND_PATHS = {
     "(metered - sum(shares, Decimal(0))) / unit",
     "directory / f'{invoice.number}.pdf'",
+    "directory / f'{invoice.number}.html'",
     "abs(amount) / unit",
     "self.profit / self.revenue",
     "Decimal(tokens) / step",
