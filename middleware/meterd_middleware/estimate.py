@@ -5,9 +5,10 @@
     TextSeen     ──output_tokens()──────▶ the floor of what an unfinished stream is billed for
 
 The rule gives each kind of character a share of a token, fitted to o200k and cl100k; its error
-over prose, code, JSON and pictures is stated in docs/estimates.md. Of a body beyond
-64 KiB samples are taken, so that none of any size holds the app up for a millisecond. Base64
-is never counted as text: a picture counts what pictures cost (pictures.py).
+over prose, code, JSON and pictures is stated in docs/estimates.md. Of a text beyond 16 KiB
+samples are taken, and a body beyond 64 KiB isn't searched for its texts, so that none of any
+size holds the app up for a millisecond. Base64 is never counted as text: a picture counts
+what pictures cost (pictures.py).
 
 On the thread of `exact.py` the same questions are answered by counting.
 
@@ -20,7 +21,7 @@ from __future__ import annotations
 import re
 import threading
 from functools import lru_cache
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from meterd_middleware import pictures
 from meterd_middleware.readers.text import TextCounter, characters_of
@@ -31,8 +32,11 @@ if TYPE_CHECKING:
     from meterd_middleware.readers.counts import TextSeen
     from meterd_middleware.request import ProviderCall
 
-COUNTED_BYTES_MAX = 64 * 1024
-"""Of a request's body, how much is looked at whole; of a larger one samples are."""
+SEARCHED_BYTES_MAX = 64 * 1024
+"""Of a request's body, how much is searched for its texts; of a larger one samples are taken."""
+
+COUNTED_BYTES_MAX = 16 * 1024
+"""Of the texts found, how much is looked at whole."""
 
 TOKENS_A_MESSAGE = 4
 TOKENS_A_REPLY = 3
@@ -134,7 +138,7 @@ def rough_input_tokens(call: ProviderCall, body: bytes) -> int:
     """What a body will count as input, from a few samples: for a reservation."""
     if _says_nothing(call, body):
         return 0
-    return round(_sampled(call, body, _ROUGH_SAMPLES, _ROUGH_BYTES))
+    return round(_sampled(call, body, _samples_of(body, _ROUGH_SAMPLES)))
 
 
 def input_tokens(call: ProviderCall, body: bytes | None) -> int:
@@ -145,17 +149,16 @@ def input_tokens(call: ProviderCall, body: bytes | None) -> int:
     if counter is not None and (counted := counter.input_tokens(call, body)) is not None:
         return counted
     images = 0
-    if len(body) > COUNTED_BYTES_MAX:
-        if not any(mark in body[:_PICTURE_WITHIN] for mark in _BASE64_MARKS):
-            return round(_sampled(call, body, _SAMPLES, _SAMPLE_BYTES))
-        body, images = without_base64(call, body)
-        if len(body) > COUNTED_BYTES_MAX:
-            return images + round(_sampled(call, body, _SAMPLES, _SAMPLE_BYTES))
-    else:
-        body, images = without_base64(call, body)
+    if len(body) > SEARCHED_BYTES_MAX:
+        samples = _samples_of(body)
+        if not samples.pictures:
+            return round(_sampled(call, body, samples))
+    body, images = without_base64(call, body)
+    if len(body) > SEARCHED_BYTES_MAX:
+        return images + round(_sampled(call, body, _samples_of(body)))
     shares, factor = _shares(call)
     if call.dialect in _WHOLE_BODY or call.operation == "embeddings":
-        tokens = _tokens_of(characters_of(body.decode("utf-8", "replace")), shares)
+        tokens = _text_tokens(body, shares)
     else:
         tokens = _chat_tokens(body, shares)
     return images + round(tokens * factor)
@@ -187,16 +190,24 @@ def _shares(call: ProviderCall) -> tuple[Shares, float]:
 
 
 def _chat_tokens(text: bytes, shares: Shares) -> float:
-    found = _INPUT_TEXT.findall(text)
-    counter = TextCounter()
-    if found:
-        counter.add_escaped(b" ".join(found))
-    tokens = _tokens_of(counter.characters, shares) + TOKENS_A_REPLY
+    tokens = _text_tokens(b" ".join(_INPUT_TEXT.findall(text)), shares) + TOKENS_A_REPLY
     tokens += len(_ROLE.findall(text)) * TOKENS_A_MESSAGE
     if b'"tools"' in text or b'"functions"' in text:
         tokens += len(_FUNCTION.findall(text)) * TOKENS_A_TOOL
         tokens += len(_PROPERTY.findall(text)) * TOKENS_A_MESSAGE
     return tokens
+
+
+def _text_tokens(text: bytes, shares: Shares) -> float:
+    """Tokens of a text as JSON spells it."""
+    if len(text) <= COUNTED_BYTES_MAX:
+        counter = TextCounter()
+        counter.add_escaped(text)
+        return _tokens_of(counter.characters, shares)
+    samples = _samples_of(text)
+    texts = samples.texts or samples.pictures  # a text like base64 is a text here
+    tokens = _tokens_of(characters_of(_plain(b"".join(texts))), shares)
+    return tokens * len(text) / sum(map(len, texts))
 
 
 def _tokens_of(characters: Mapping[str, int], shares: Shares) -> float:
@@ -205,35 +216,49 @@ def _tokens_of(characters: Mapping[str, int], shares: Shares) -> float:
 
 # Samples.
 
-_ROUGH_SAMPLES, _ROUGH_BYTES = 6, 256
-_SAMPLES, _SAMPLE_BYTES = 32, 2048
+_SAMPLES, _ROUGH_SAMPLES = 67, 6
+"""How many; a prime, so that they don't all fall on the same places of a text that repeats."""
+_SAMPLE_BYTES = 256
 _BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/="
 _ESCAPED = re.compile(r"\\u([0-9a-fA-F]{4})")
 _PICTURE_BYTES = 700_000
 """Of base64 in a row, how much is taken to be one picture where none is looked at."""
 
 
-def _sampled(call: ProviderCall, body: bytes, samples: int, size: int) -> float:
-    """Tokens of a body, from pieces of it at equal distances."""
+class _Samples(NamedTuple):
+    """Pieces of a body at equal distances, those of base64 apart."""
+
+    texts: list[bytes]
+    pictures: list[bytes]
+    runs: int
+    """How often base64 begins, from piece to piece."""
+
+
+def _samples_of(body: bytes, samples: int = _SAMPLES) -> _Samples:
     step = max(len(body) // samples, 1)
-    tokens, texts, pictured, runs, was_picture = 0.0, 0, 0, 0, False
-    shares, factor = _shares(call)
-    looked_at = 0
+    texts: list[bytes] = []
+    pictured: list[bytes] = []
+    runs, was_picture = 0, False
     for at in range(step // 2, len(body), step):
-        piece = body[max(at - size // 2, 0) : at + size // 2]
-        looked_at += 1
+        piece = body[max(at - _SAMPLE_BYTES // 2, 0) : at + _SAMPLE_BYTES // 2]
         is_picture = len(piece) > 64 and len(piece.translate(None, _BASE64)) * 50 < len(piece)
-        if is_picture:
-            pictured += 1
-            runs += not was_picture
-        else:
-            texts += len(piece)
-            tokens += _tokens_of(characters_of(_plain(piece)), shares)
+        (pictured if is_picture else texts).append(piece)
+        runs += is_picture and not was_picture
         was_picture = is_picture
-    text_bytes = len(body) * (looked_at - pictured) / looked_at
-    total = tokens * factor * text_bytes / texts if texts else 0.0
+    return _Samples(texts, pictured, runs)
+
+
+def _sampled(call: ProviderCall, body: bytes, samples: _Samples) -> float:
+    """Tokens of a body, from pieces of it."""
+    shares, factor = _shares(call)
+    texts, pictured, runs = samples
+    text_bytes = len(body) * len(texts) / (len(texts) + len(pictured))
+    tokens = 0.0
+    if texts:
+        tokens = _tokens_of(characters_of(_plain(b"".join(texts))), shares) * factor
+        tokens *= text_bytes / sum(map(len, texts))
     images = max(runs, round((len(body) - text_bytes) / _PICTURE_BYTES)) if runs else 0
-    return total + images * pictures.UNSEEN_TOKENS
+    return tokens + images * pictures.UNSEEN_TOKENS
 
 
 def _plain(piece: bytes) -> str:
@@ -283,7 +308,7 @@ def without_base64(call: ProviderCall, body: bytes) -> tuple[bytes, int]:
         if found:
             break
     text = b"".join((*kept, body[start:])) if kept else body
-    looked_at = text[: 4 * COUNTED_BYTES_MAX]
+    looked_at = text[: 4 * SEARCHED_BYTES_MAX]
     linked = len(_IMAGE.findall(looked_at)) if b"ima" in looked_at else 0
     found += [None] * (min(linked, _PICTURES_MAX) - len(found))
     if not found:

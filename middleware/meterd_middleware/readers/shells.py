@@ -12,7 +12,7 @@ end. What is kept, whatever the size of the body:
 | a stream, not yet cut | 32 KiB and what the next chunk brings |
 | an event that doesn't end | 256 KiB, beyond that its two ends |
 | an AWS frame | 8 MiB, beyond that nothing more is read |
-| raw events with text, for an estimate | 128 KiB; beyond that they are counted and dropped |
+| raw events with text, for an estimate | 64 KiB; beyond that they are counted and dropped |
 """
 
 from __future__ import annotations

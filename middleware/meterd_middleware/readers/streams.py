@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 CUT_BYTES = 32 * 1024
 EVENT_BYTES_MAX = 256 * 1024
-TEXT_BYTES_MAX = 128 * 1024
+TEXT_BYTES_MAX = 64 * 1024
 
 _ERROR_EVENT = (b"event: error", b"event:error")
 
@@ -242,7 +242,7 @@ class StreamShell(Shell):
         self._raw.append(whole)
         self._raw_bytes += len(whole)
         if self._raw_bytes > TEXT_BYTES_MAX:
-            self._count_text(TEXT_BYTES_MAX - CUT_BYTES)
+            self._count_text(TEXT_BYTES_MAX)
 
     def _count_text(self, down_to: int) -> None:
         """Count the oldest raw events until no more than `down_to` bytes are kept."""
