@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 BATCH_RECORDS = 4_096
-WINDOW_BATCHES = 24
+WINDOW_BATCHES = 48
 """As many batches may be unacknowledged as those of a producer."""
 
 
