@@ -89,8 +89,9 @@ def rows_of(rows: Sequence[RollupRow], factor: Decimal) -> rollup_pb2.RollupRows
     with exact():
         for row in rows:
             added = message.rows.add()
-            added.client, added.project = row.client, row.project
-            added.model, added.day = row.model, row.day
+            added.client = row.client
+            if row.project or row.model or row.day:
+                added.project, added.model, added.day = row.project, row.model, row.day
             _set(added.usage, row.sums, row.cost * factor)
     return message
 

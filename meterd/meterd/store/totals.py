@@ -12,12 +12,13 @@ reading them by rate instead took a query 13 ms.
 from __future__ import annotations
 
 from decimal import Decimal
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from meterd.money import exact
 from meterd.pricing.price import FACTORS
-from meterd.store.sums import SUM_COLUMNS, UNITS, cost_from_units, sums_from
-from meterd.store.values import RollupRow
+from meterd.store.sums import SUM_COLUMNS, UNITS, cost_from_units
+from meterd.store.values import RollupRow, Sums
 
 if TYPE_CHECKING:
     import sqlite3
@@ -64,16 +65,18 @@ DIFFERENT = (
 )
 """The clients and periods whose total is not that of their rows by month."""
 
+# In the order of `Sums`, so that a row of them is one without being sorted in Python.
+_SUMS = ", ".join((*Sums._fields, "cost", "tool_calls"))
 # Clients are found by a seek each: there may be far more periods than clients.
 _READ = (
     "WITH RECURSIVE seen (client) AS (SELECT min(client) FROM rollup_total UNION ALL "
     "SELECT (SELECT min(client) FROM rollup_total WHERE client > seen.client) "
     "FROM seen WHERE seen.client IS NOT NULL) "
-    f"SELECT c.name, r.client, {_COLUMNS} FROM seen CROSS JOIN rollup_total r "
+    f"SELECT c.name, r.client, {_SUMS} FROM seen CROSS JOIN rollup_total r "
     "ON r.client = seen.client AND r.period = ?1 JOIN clients c ON c.id = r.client"
 )
 _READ_ONE = (
-    f"SELECT c.name, r.client, {_COLUMNS} FROM clients c JOIN rollup_total r "
+    f"SELECT c.name, r.client, {_SUMS} FROM clients c JOIN rollup_total r "
     "ON r.client = c.id AND r.period = ?1 WHERE c.name = ?2"
 )
 _BY_RATE = (
@@ -114,8 +117,9 @@ def by_client(
             )
             if tools:
                 cost += rates.cost_of_tools(connection, tools)
-            rows.append(RollupRow(sums=sums_from(sums), cost=cost, client=name))
-    rows.sort(key=lambda row: (-row.cost, row.client))
+            rows.append(RollupRow(Sums._make(sums), cost, name))
+    rows.sort(key=attrgetter("client"))
+    rows.sort(key=attrgetter("cost"), reverse=True)  # keeps the order of equal ones
     return rows
 
 
