@@ -64,6 +64,10 @@ class App:
 
     def start(self) -> None:
         """Start it and wait until it answers."""
+        self._spawn()
+        self.wait_until_up()
+
+    def _spawn(self) -> None:
         command = [sys.executable, "-m", "uvicorn", "tests.delivery.torture.app:app"]
         command += ["--workers", str(WORKERS), "--port", str(self._port)]
         command += ["--log-level", "error", "--timeout-worker-healthcheck", "60"]
@@ -77,11 +81,16 @@ class App:
                 stderr=log,
                 start_new_session=True,
             )
-        self.wait_until_up()
 
     def wait_until_up(self) -> None:
-        """Wait until somebody answers."""
-        assert _until(self._is_up), (self._directory / "app.log").read_text()
+        """Wait until somebody answers; a killed one's worker may hold the port a moment longer."""
+
+        def is_up() -> bool:
+            if self._process is not None and self._process.poll() is not None:
+                self._spawn()
+            return self._is_up()
+
+        assert _until(is_up), (self._directory / "app.log").read_text()
 
     def kill(self) -> None:
         """SIGKILL to all of it at once."""
