@@ -68,8 +68,9 @@ def starting(
     ) as process:
         assert process.stderr is not None
         try:
-            if not process.stderr.readline():
-                raise RuntimeError("meterd did not start")
+            said = process.stderr.readline()
+            if " is ready on " not in said:
+                raise RuntimeError(said.strip() or "meterd did not start")
             ready_s = time.perf_counter() - start
             yield Daemon(f"unix:{root}/m.sock", spool, data, process.pid, ready_s)
         finally:
