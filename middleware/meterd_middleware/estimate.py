@@ -1,6 +1,6 @@
 """Tokens where the provider reported none: characters by kind, or exactly with tiktoken.
 
-    request body ──rough_input_tokens()─▶ reserve        a few samples, 20 µs
+    request body ──rough_input_tokens()─▶ reserve        a few samples, 14 µs
                  ──input_tokens()───────▶ the input of a record without a count
     TextSeen     ──output_tokens()──────▶ the floor of what an unfinished stream is billed for
 
