@@ -129,7 +129,7 @@ def _unknown(name: str) -> str:
 
 
 def _sentence(error: OSError) -> str:
-    """What the system said, without its number: `/root/x: Permission denied`."""
+    """What the system said, without its number: `/data/x: Permission denied`."""
     if error.strerror is None:
         return str(error)
     return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
