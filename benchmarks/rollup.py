@@ -48,7 +48,7 @@ def main() -> None:
     root = options.keep or Path(tempfile.mkdtemp(prefix="mb"))
     try:
         few, many = root / "small", root / "large"
-        _, period = _build(few, small)
+        _build(few, small)
         took, period = _build(many, large)
         report.add("records in the large ledger", large, "records")
         if took:

@@ -206,8 +206,7 @@ def _text_tokens(text: bytes, shares: Shares) -> float:
         return _tokens_of(counter.characters, shares)
     samples = _samples_of(text)
     texts = samples.texts or samples.pictures  # a text like base64 is a text here
-    tokens = _tokens_of(characters_of(_plain(b"".join(texts))), shares)
-    return tokens * len(text) / sum(map(len, texts))
+    return _tokens_like(texts, len(text), shares)
 
 
 def _tokens_of(characters: Mapping[str, int], shares: Shares) -> float:
@@ -253,12 +252,15 @@ def _sampled(call: ProviderCall, body: bytes, samples: _Samples) -> float:
     shares, factor = _shares(call)
     texts, pictured, runs = samples
     text_bytes = len(body) * len(texts) / (len(texts) + len(pictured))
-    tokens = 0.0
-    if texts:
-        tokens = _tokens_of(characters_of(_plain(b"".join(texts))), shares) * factor
-        tokens *= text_bytes / sum(map(len, texts))
+    tokens = _tokens_like(texts, text_bytes, shares) * factor if texts else 0.0
     images = max(runs, round((len(body) - text_bytes) / _PICTURE_BYTES)) if runs else 0
     return tokens + images * pictures.UNSEEN_TOKENS
+
+
+def _tokens_like(pieces: list[bytes], size: float, shares: Shares) -> float:
+    """Tokens of so many bytes of which these are pieces."""
+    tokens = _tokens_of(characters_of(_plain(b"".join(pieces))), shares)
+    return tokens * size / sum(map(len, pieces))
 
 
 def _plain(piece: bytes) -> str:

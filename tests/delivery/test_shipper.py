@@ -362,19 +362,25 @@ def test_a_spool_that_cannot_be_made_is_said_and_never_raises(
     assert caplog.text.count("no spool can be made") == 1
 
 
+def _leasing(settings: Settings) -> tuple[Leases, Shipper]:
+    """The two as a Meter joins them."""
+    leases = Leases(
+        settings,
+        now_ns=time.time_ns,
+        monotonic_ns=time.monotonic_ns,
+        wake=lambda: shipper.wake(),
+    )
+    shipper = Shipper(settings, leases)
+    return leases, shipper
+
+
 def test_no_call_waits_for_its_quota_where_no_spool_can_be_made(
     settings: Settings, tmp_path: Path
 ) -> None:
     """Without a producer nobody asks for a lease: each new client's first call would wait."""
     (tmp_path / "file").touch()
     chosen = replace(settings, spool_root=tmp_path / "file" / "spool", lease_timeout_ms=60_000)
-    leases = Leases(
-        chosen,
-        now_ns=time.time_ns,
-        monotonic_ns=time.monotonic_ns,
-        wake=lambda: shipper.wake(),
-    )
-    shipper = Shipper(chosen, leases)
+    leases, _shipper = _leasing(chosen)
     answered = threading.Event()
 
     def ask() -> None:
@@ -447,13 +453,7 @@ def test_leases_are_asked_for_and_granted_on_the_same_channel(settings: Settings
     """The second stream of the shipper's thread."""
     with serving() as server:
         chosen = replace(settings, target=server.target, lease_timeout_ms=5_000)
-        leases = Leases(
-            chosen,
-            now_ns=time.time_ns,
-            monotonic_ns=time.monotonic_ns,
-            wake=lambda: shipper.wake(),
-        )
-        shipper = Shipper(chosen, leases)
+        leases, shipper = _leasing(chosen)
         reservation = leases.reserve("acme-corp", "", "gpt-4o", 100, 100)
         try:
             assert getattr(reservation, "lease_id", 0) == 1
@@ -480,13 +480,7 @@ def test_nothing_is_lent_before_a_restored_ledger_has_its_records_again(
     ledger = _Restored()
     with serving(ledger) as server:
         chosen = replace(settings, target=server.target, lease_timeout_ms=5_000)
-        leases = Leases(
-            chosen,
-            now_ns=time.time_ns,
-            monotonic_ns=time.monotonic_ns,
-            wake=lambda: shipper.wake(),
-        )
-        shipper = Shipper(chosen, leases)
+        leases, shipper = _leasing(chosen)
         try:
             for _ in range(5):
                 shipper.append(usage())

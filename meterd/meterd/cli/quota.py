@@ -170,11 +170,7 @@ def _lent_to(holders: Sequence[quota_pb2.Holder]) -> list[str]:
         f"{', not connected' if holder.is_gone else ''}) until {moment(holder.until_unix_ns)}"
         for holder in by_worth[:_HOLDERS_MAX]
     ]
-    others = by_worth[_HOLDERS_MAX:]
-    if others:
-        held = short_tokens(sum(holder.tokens for holder in others))
-        remarks.append(f"{held} lent to {len(others)} more")
-    return remarks
+    return remarks + _and_more("lent to", by_worth[_HOLDERS_MAX:])
 
 
 def _given(grants: Sequence[quota_pb2.Granted]) -> list[str]:
@@ -185,11 +181,14 @@ def _given(grants: Sequence[quota_pb2.Granted]) -> list[str]:
         f"{grant.why}"
         for grant in newest[:_GRANTS_MAX]
     ]
-    others = newest[_GRANTS_MAX:]
-    if others:
-        given = short_tokens(sum(grant.tokens for grant in others))
-        remarks.append(f"{given} granted in {len(others)} more")
-    return remarks
+    return remarks + _and_more("granted in", newest[_GRANTS_MAX:])
+
+
+def _and_more(what: str, others: Sequence[quota_pb2.Holder | quota_pb2.Granted]) -> list[str]:
+    """A remark on those that aren't named; none where all are."""
+    if not others:
+        return []
+    return [f"{short_tokens(sum(other.tokens for other in others))} {what} {len(others)} more"]
 
 
 def _outlook(quota: quota_pb2.QuotaStatus, now: int) -> str:
